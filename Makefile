@@ -1,0 +1,55 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both make the environment first if there is none.
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The first of these that is 3.11 or 3.12 makes the environment.
+PYTHONS := python3.12 python3.11 python3 python
+# A home of its own: the state that another Flower version left in ~/.flwr would keep a SuperLink from starting.
+export FLWR_HOME ?= $(CURDIR)/.flwr
+# Flower starts its own commands by name.
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: help demo watch test test-all check bench clean
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## Fine-tune the embedded backbone on handwritten digits over ten simulated clients (about 2 minutes)
+	@started=$$(date +%s) && \
+	$(BIN)/flwr run . local --federation-config "num-supernodes=10 client-resources-num-cpus=1" --run-config "output-dir='$(CURDIR)/runs'" && \
+	$(BIN)/python -m deltamask_server.watch runs/latest --after $$started --superlink local
+
+watch: $(READY)  ## Follow the newest run as a live table
+	@$(BIN)/python -m deltamask_server.watch runs/latest
+
+test: $(READY)  ## Tests, without the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)  ## Every test
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## Lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## Measure the codecs on this machine
+	$(BIN)/python -m benchmarks.codecs
+
+clean:  ## Remove the environment, caches and build output; keeps runs/
+	rm -rf $(VENV) .flwr dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml common/models/letters_vit.safetensors
+	@python=""; for name in $(PYTHONS); do \
+	  if $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then python=$$name; break; fi; done; \
+	if [ -z "$$python" ]; then echo "Python 3.11 or 3.12 is needed, and none of these is one: $(PYTHONS). Install one, for instance: apt-get install python3.11 python3.11-venv" >&2; exit 1; fi; \
+	if [ ! -x $(BIN)/python ]; then echo "making $(VENV) with $$($$python --version) ..."; $$python -m venv $(VENV); fi
+	@echo "installing (minutes the first time: torch and its libraries take about 6 GB) ..."
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@# What every Flower process in this environment needs to know, also when `flwr` is called by hand: everything is installed already (else a
+	@# simulation installs torch again, into an environment of its own), and nothing is to be reported anywhere.
+	@printf '%s\n' 'import os; [os.environ.setdefault(k, v) for k, v in (("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1"), ("FLWR_TELEMETRY_ENABLED", "0"), ("FLWR_DISABLE_UPDATE_CHECK", "1"), ("RAY_USAGE_STATS_ENABLED", "0"))]' \
+	  > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/deltamask_flower.pth"
+	@touch $@

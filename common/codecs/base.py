@@ -1,0 +1,109 @@
+"""The interface of every codec: what a client learnt to bytes, and back to the mask that the server folds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.codecs.state import SharedState
+from common.errors import EncodeError
+from common.selection import select_top
+from common.wire import Header, pack_payload, unpack_payload
+
+__all__ = ["Codec", "DeltaCodec"]
+
+
+class Codec(ABC):
+    """One way to send a local update.
+
+    A codec is a value: it holds options only, so one object serves any number of clients and rounds. Equal input gives equal bytes, on any machine.
+
+    Parameters
+    ----------
+    keep
+        kappa of this call, in (0, 1]: the share of changed positions that a delta codec sends.
+    """
+
+    name: ClassVar[str]
+    number: ClassVar[int]
+    """The codec's number in the header; never reused."""
+
+    def __init__(self, keep: float = 1.0) -> None:
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep must be in (0, 1], got {keep}")
+        self.keep = keep
+
+    def encode(self, theta_local: NDArray[np.float32], shared: SharedState) -> bytes:
+        """Encode local probabilities.
+
+        Parameters
+        ----------
+        theta_local
+            float32 ``(d,)`` in [0, 1].
+        shared
+            What both sides know.
+
+        Returns
+        -------
+        The whole payload, header included.
+
+        Raises
+        ------
+        EncodeError
+            If theta_local has another shape than theta, or holds NaN.
+        """
+        if theta_local.shape != shared.theta.shape:
+            raise EncodeError(f"theta_local has shape {theta_local.shape}, theta has {shared.theta.shape}")
+        if np.isnan(theta_local).any():
+            raise EncodeError("theta_local holds NaN: local training diverged; lower learning-rate")
+        n, body = self._encode_body(theta_local, shared)
+        return pack_payload(self._header(shared, n), body)
+
+    def decode(self, payload: bytes, shared: SharedState) -> NDArray[np.bool_]:
+        """Decode a payload into m_k as the server sees it, bool ``(d,)``.
+
+        Raises
+        ------
+        PayloadError
+            Whatever is wrong with the payload, by a subclass of its own; nothing else.
+        """
+        n, body = unpack_payload(payload, self._header(shared, 0))
+        return self._decode_body(n, body, shared)
+
+    def _header(self, shared: SharedState, n: int) -> Header:
+        return Header(self.number, shared.round, shared.client, shared.d, n, shared.digest)
+
+    @abstractmethod
+    def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
+        """Return n for the header and the codec's own bytes."""
+
+    @abstractmethod
+    def _decode_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+        """Return the mask; raise PayloadError on anything odd."""
+
+
+class DeltaCodec(Codec):
+    """A codec of the selected delta: the positions where m_k differs from m_g, the top ``keep`` of them by KL."""
+
+    def selected_delta(self, theta_local: NDArray[np.float32], shared: SharedState) -> NDArray[np.int64]:
+        """Positions to send, int64, ascending."""
+        changed = np.flatnonzero(shared.local_mask(theta_local) != shared.mask())
+        return select_top(changed, theta_local, shared.theta, self.keep)
+
+    def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
+        positions = self.selected_delta(theta_local, shared)
+        return len(positions), self._encode_positions(positions, shared)
+
+    def _decode_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+        return shared.mask() ^ self._decode_flips(n, body, shared)
+
+    @abstractmethod
+    def _encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
+        """Encode ascending positions."""
+
+    @abstractmethod
+    def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+        """Return the flips, bool ``(d,)``."""

@@ -1,0 +1,146 @@
+"""The run config and the node config, parsed once at the edge of each app into typed, validated values.
+
+Keys are kebab-case in ``pyproject.toml``, in ``--run-config`` and in ``--node-config``; attributes are the same names in snake_case. Nothing below the two apps reads
+Flower's dictionaries.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.codecs import available_codecs
+from common.errors import ConfigError
+
+__all__ = ["NodeConfig", "RunConfig", "parse_node_config", "parse_run_config"]
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_kebab, populate_by_name=True, protected_namespaces=())
+
+
+class RunConfig(_Config):
+    """Everything that one run is defined by; the same on the server and on every client."""
+
+    method: Literal["deltamask"] = Field("deltamask", description="Algorithm.")
+    seed: int = Field(1, ge=0, lt=2**63, description="Seed of everything random in the run. The same seed gives the same bytes.")
+    threads: int = Field(1, ge=0, le=1024, description="CPU threads of torch in each process; 0 leaves torch's own choice. Other numbers of threads may round differently.")
+
+    num_server_rounds: int = Field(10, ge=1, le=100_000, description="Rounds of masked training, after the head round.")
+    participation: float = Field(1.0, gt=0, le=1, description="Share of the clients that train in a round.")
+    min_clients: int = Field(2, ge=1, description="Clients that must be connected before the run starts, and quorum of usable replies in each round.")
+    node_wait_seconds: float = Field(120.0, gt=0, description="How long to wait for min-clients to connect.")
+    round_timeout_seconds: float = Field(3600.0, gt=0, description="How long to wait for the replies of one round; later replies are counted as missing.")
+
+    backbone: str = Field("letters-vit", min_length=1, description="`letters-vit` (embedded) or the name of a timm Vision Transformer.")
+    weights: str = Field("default", min_length=1, description="Weights of the backbone: `default` (embedded for letters-vit, else downloaded and cached by timm), `random`, or the path of a .safetensors file.")
+    image_size: int = Field(0, ge=0, le=2048, description="Side of the input images; 0 is the backbone's own. Position embeddings are resized.")
+    masked_blocks: int = Field(5, ge=1, le=1000, description="Masked blocks, counted from the last. Every Linear weight in them has a score.")
+
+    dataset: str = Field("digits", min_length=1, description="`digits` (built in) or `npz:PATH` (keys x_train, y_train, x_test, y_test).")
+    train_limit: int = Field(0, ge=0, description="Use only that many training images, the same number of each class; 0 is all.")
+    test_limit: int = Field(0, ge=0, description="Use only that many test images, the same number of each class; 0 is all.")
+    partitioner: Literal["iid", "dirichlet", "pathological"] = Field("iid", description="How training images are divided among clients.")
+    dirichlet_alpha: float = Field(1.0, gt=0, description="Concentration of `dirichlet`; small is skewed.")
+    classes_per_client: int = Field(2, ge=1, description="Classes each client holds under `pathological`.")
+
+    local_epochs: int = Field(3, ge=1, description="Passes over the local data in a round.")
+    batch_size: int = Field(32, ge=1, description="Images in a training step.")
+    learning_rate: float = Field(0.1, gt=0, description="Adam's step on the scores.")
+    initial_theta: float = Field(0.95, gt=0, lt=1, description="Probability of every mask bit at the start; 1 would be the pre-trained function.")
+    theta_clip: float = Field(0.01, gt=0, lt=0.5, description="Aggregated probabilities stay in [clip, 1 - clip].")
+    prior: float = Field(1.0, ge=1, description="lambda_0 of the Beta(lambda_0, lambda_0) prior.")
+    head_epochs: int = Field(300, ge=1, description="Epochs of linear probing in the head round.")
+    head_learning_rate: float = Field(0.03, gt=0, description="Adam's step on the head in the head round.")
+
+    codec: str = Field("fuse8", description="How updates travel; see common/codecs.")
+    kappa: float = Field(0.8, gt=0, le=1, description="Share of the changed bits that is sent, in the first round.")
+    kappa_final: float = Field(0.4, gt=0, le=1, description="The same in the last round; a cosine lies between.")
+
+    eval_batch_size: int = Field(250, ge=1, description="Images in a batch without gradients.")
+    output_dir: str = Field("runs", min_length=1, description="Where the server writes its run folders; relative to the folder the SuperLink was started in.")
+
+
+class NodeConfig(_Config):
+    """What one SuperNode says of itself (``--node-config``); a simulation fills in the first two."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    partition_id: int = Field(ge=0, lt=2**32 - 1, description="The client id: 0 .. num-partitions - 1, another one for each SuperNode, the same after a restart.")
+    num_partitions: int = Field(ge=1, description="Parts the training data is divided into.")
+    device: str = Field("auto", description="`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.")
+    cache_dir: str = Field("", description="Where activations are kept between rounds; default: $XDG_CACHE_HOME/deltamask or ~/.cache/deltamask.")
+
+    @property
+    def cache_path(self) -> Path:
+        """The cache folder, as a path."""
+        return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache_path()
+
+
+def default_cache_path() -> Path:
+    """``$XDG_CACHE_HOME/deltamask``, ``~/.cache/deltamask``, or a folder in the temporary directory for users without a home."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "deltamask"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "deltamask"
+
+
+def parse_run_config(values: Mapping[str, Any]) -> RunConfig:
+    """Parse Flower's run config.
+
+    Raises
+    ------
+    ConfigError
+        Naming every wrong key, its value and what is allowed.
+    """
+    config = _parse(RunConfig, values, "run config")
+    if config.codec not in available_codecs():
+        raise ConfigError(f"run config: codec = {config.codec!r}: choose one of {', '.join(available_codecs())}")
+    if config.kappa_final > config.kappa:
+        raise ConfigError(f"run config: kappa-final = {config.kappa_final} is above kappa = {config.kappa}; the share sent may only fall")
+    return config
+
+
+def parse_node_config(values: Mapping[str, Any]) -> NodeConfig:
+    """Parse a SuperNode's node config.
+
+    Raises
+    ------
+    ConfigError
+        As `parse_run_config`; also when partition-id is not below num-partitions.
+    """
+    if "partition-id" not in values or "num-partitions" not in values:
+        raise ConfigError('node config: start the SuperNode with --node-config "partition-id=0 num-partitions=2" (its own partition-id each)')
+    config = _parse(NodeConfig, values, "node config")
+    if config.partition_id >= config.num_partitions:
+        raise ConfigError(f"node config: partition-id = {config.partition_id}: must be below num-partitions = {config.num_partitions}")
+    return config
+
+
+_T = TypeVar("_T", bound=_Config)
+
+
+def _parse(model: type[_T], values: Mapping[str, Any], where: str) -> _T:
+    try:
+        return model.model_validate({key: values[key] for key in values})
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(model, item, where) for item in error.errors())) from None
+
+
+def _explain(model: type[_Config], item: Any, where: str) -> str:
+    key = str(item["loc"][0]) if item["loc"] else "?"
+    if item["type"] == "extra_forbidden":
+        known = ", ".join(_kebab(name) for name in model.model_fields)
+        return f"{where}: {key} = {item['input']!r}: there is no such key; known keys: {known}"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{where}: {key} = {item['input']!r}: {message}"

@@ -1,0 +1,47 @@
+"""The embedded backbone: a small ViT that we trained on printed letters.
+
+It exists so that the application runs with no network and no download. The weights are ours: `pretrain_letters.py` renders
+the 52 printed Latin letters from the fonts that Matplotlib ships and trains this network to name them. No digit was ever shown
+to it, so the handwritten digits of scikit-learn are a genuine downstream task.
+
+The file is installed as a data file of the environment (``<prefix>/share/deltamask``), because a Flower app bundle carries
+no binary weights: a SuperNode and a simulation worker both find it in the environment they run in.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+
+from timm.models.vision_transformer import VisionTransformer
+
+__all__ = ["LETTERS", "build_letters_vit", "find_letters_weights"]
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+IMAGE_SIZE = 32
+MEAN, STD = 0.16, 0.27
+FILE_NAME = "letters_vit.safetensors"
+
+
+def build_letters_vit(num_classes: int = len(LETTERS)) -> VisionTransformer:
+    """Build the untrained network: 32 x 32 grayscale, 8 x 8 patches, 6 blocks of width 128, about 1.2 M parameters.
+
+    Parameters
+    ----------
+    num_classes
+        Outputs of the classifier; 0 for features of shape ``(n, 128)``.
+    """
+    return VisionTransformer(
+        img_size=IMAGE_SIZE,
+        patch_size=8,
+        in_chans=1,
+        num_classes=num_classes,
+        embed_dim=128,
+        depth=6,
+        num_heads=4,
+    )
+
+
+def find_letters_weights() -> Path:
+    """Path of the trained weights in this environment, or where they are expected when they are not there."""
+    return Path(sysconfig.get_path("data")) / "share" / "deltamask" / FILE_NAME

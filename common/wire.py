@@ -1,0 +1,95 @@
+"""Wire format v1: the 34-byte header in front of every uplink payload. docs/wire-format.md has the byte table and the reasons.
+
+Everything is little-endian. A payload is accepted only if every field matches what the receiver already knows; each mismatch is an error of its own,
+raised before anything is allocated from numbers in the payload.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from common.errors import ChecksumMismatch, OversizedPayload, TruncatedPayload, WrongClient, WrongFormat, WrongModel, WrongRound
+
+__all__ = ["HEADER_BYTES", "METHODS", "VERSION", "Header", "max_payload_bytes", "pack_payload", "unpack_payload"]
+
+MAGIC = b"DM"
+VERSION = 1
+METHODS = {"deltamask": 1}
+_LAYOUT = struct.Struct("<2sBBBBIIII8sI")
+HEADER_BYTES = _LAYOUT.size
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a payload says about itself."""
+
+    codec: int
+    """Codec number, see ``common.codecs``."""
+    round: int
+    client: int
+    d: int
+    """Masked weights of the model."""
+    n: int
+    """Positions the codec carries (the size of the selected delta), at most d."""
+    theta_digest: bytes
+    """8 bytes, `common.theta.theta_digest` of the global theta that the delta is against."""
+    method: int = METHODS["deltamask"]
+
+
+def max_payload_bytes(d: int) -> int:
+    """Largest payload that any codec may produce for ``d`` masked weights: 4 KiB and 8 bytes a weight (a 32-bit filter of everything)."""
+    return 4096 + 8 * d
+
+
+def pack_payload(header: Header, body: bytes) -> bytes:
+    """Join header, checksum and body."""
+    front = _LAYOUT.pack(
+        MAGIC, VERSION, header.method, header.codec, 0, header.round, header.client, header.d, header.n, header.theta_digest, 0
+    )[:-4]
+    return front + struct.pack("<I", zlib.crc32(body, zlib.crc32(front))) + body
+
+
+def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
+    """Check a payload against what the receiver knows.
+
+    Parameters
+    ----------
+    payload
+        The bytes received.
+    expected
+        Every field but ``n`` must be equal.
+
+    Returns
+    -------
+    n, body
+        Number of positions carried, 0..d, and the codec's bytes.
+
+    Raises
+    ------
+    TruncatedPayload, OversizedPayload, WrongFormat, ChecksumMismatch, WrongRound, WrongClient, WrongModel
+        Each for what its name says.
+    """
+    if len(payload) < HEADER_BYTES:
+        raise TruncatedPayload(f"{len(payload)} bytes, but the header alone has {HEADER_BYTES}")
+    limit = max_payload_bytes(expected.d)
+    if len(payload) > limit:
+        raise OversizedPayload(f"{len(payload)} bytes; at most {limit} for {expected.d} masked weights")
+    magic, version, method, codec, flags, round_, client, d, n, digest, checksum = _LAYOUT.unpack_from(payload)
+    if magic != MAGIC or version != VERSION or flags != 0:
+        raise WrongFormat(f"magic {magic!r}, version {version}, flags {flags}; expected {MAGIC!r}, {VERSION}, 0")
+    body = payload[HEADER_BYTES:]
+    if zlib.crc32(body, zlib.crc32(payload[: HEADER_BYTES - 4])) != checksum:
+        raise ChecksumMismatch("the checksum does not fit the bytes")
+    if method != expected.method or codec != expected.codec:
+        raise WrongFormat(f"method {method}, codec {codec}; expected {expected.method}, {expected.codec}")
+    if round_ != expected.round:
+        raise WrongRound(f"payload of round {round_} in round {expected.round}")
+    if client != expected.client:
+        raise WrongClient(f"payload of client {client} from client {expected.client}")
+    if d != expected.d or n > d:
+        raise WrongModel(f"{d} masked weights and {n} positions; this model has {expected.d}")
+    if digest != expected.theta_digest:
+        raise WrongModel(f"delta against theta {digest.hex()}, but the round's theta is {expected.theta_digest.hex()}")
+    return n, body

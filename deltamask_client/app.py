@@ -1,0 +1,174 @@
+"""The ClientApp: answers who it is, fits the head once, and trains masks in every round.
+
+A client keeps no state that a restart would lose. What is expensive - the frozen prefix's activations - is cached on disk; models are kept in memory for processes that serve more
+than one message (the simulation's).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+
+from common.codecs import SharedState, get_codec
+from common.config import NodeConfig, RunConfig, parse_node_config, parse_run_config
+from common.data import load_dataset, partition_indices
+from common.messages import Hello, pack_hello, pack_update, unpack_global
+from common.models import Backbone, cached_activations, fit_linear_probe, load_backbone
+from common.selection import cosine_kappa
+from common.uniforms import stream_seed
+from deltamask_client.training import train_masks
+
+__all__ = ["app"]
+
+app = ClientApp()
+_log = logging.getLogger("flwr")
+_CLIENT_APP_RAISED = 2  # Flower's error code for an exception of a ClientApp
+
+
+@dataclass(frozen=True)
+class _Site:
+    """One client: its config, its model and its part of the data."""
+
+    run: RunConfig
+    node: NodeConfig
+    backbone: Backbone
+    activations: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    classes: int
+
+
+def _reported(handler: Callable[[Message, RunConfig, NodeConfig], Message]) -> Callable[[Message, Context], Message]:
+    """Parse the configs, and report an exception to the server by its type alone: messages and tracebacks may name paths and data."""
+
+    @functools.wraps(handler)
+    def handle(message: Message, context: Context) -> Message:
+        try:
+            run, node = parse_run_config(context.run_config), parse_node_config(context.node_config)
+            if run.threads:
+                torch.set_num_threads(run.threads)
+            return handler(message, run, node)
+        except Exception as error:
+            _log.exception("this client cannot answer: %s", error)
+            return Message(Error(_CLIENT_APP_RAISED, f"{type(error).__name__}; see the log of this SuperNode"), reply_to=message)
+
+    return handle
+
+
+@app.query()
+@_reported
+def hello(message: Message, run: RunConfig, node: NodeConfig) -> Message:
+    """Say who this client is and which frozen model it has."""
+    backbone = _backbone(run.backbone, run.weights, run.image_size, run.masked_blocks, _device(node))
+    return Message(pack_hello(Hello(node.partition_id, backbone.digest, backbone.masks.d)), reply_to=message)
+
+
+@app.train("head")
+@_reported
+def head(message: Message, run: RunConfig, node: NodeConfig) -> Message:
+    """Fit a linear probe on the features of the frozen, unmasked backbone."""
+    start = time.perf_counter()
+    site = _site(run, node)
+    device = site.backbone.masks.parameters()[0].device
+    features = torch.cat(
+        [
+            site.backbone.unmasked_features(torch.from_numpy(np.array(site.activations[i : i + run.eval_batch_size])).to(device))
+            for i in range(0, len(site.labels), run.eval_batch_size)
+        ]
+    )
+    labels = torch.from_numpy(site.labels).to(device)
+    probe = fit_linear_probe(features, labels, site.classes, run.head_epochs, run.head_learning_rate)
+    with torch.no_grad():
+        logits = probe(features)
+        loss = torch.nn.functional.cross_entropy(logits, labels).item()
+        accuracy = (logits.argmax(1) == labels).float().mean().item()
+    return Message(pack_update(probe.to_bytes(), _metrics(site, loss, accuracy, start)), reply_to=message)
+
+
+@app.train()
+@_reported
+def train(message: Message, run: RunConfig, node: NodeConfig) -> Message:
+    """Train scores from the global theta and send the encoded delta."""
+    start = time.perf_counter()
+    site = _site(run, node)
+    server_round = int(message.content["round"]["round"])  # type: ignore[arg-type,index]
+    masks = site.backbone.masks
+    arrays = message.content.array_records["arrays"]
+    theta, head = unpack_global(arrays, masks.d, site.classes, site.backbone.features)
+    result = train_masks(
+        site.backbone,
+        head,
+        site.activations,
+        site.labels,
+        theta,
+        epochs=run.local_epochs,
+        batch_size=run.batch_size,
+        learning_rate=run.learning_rate,
+        seed=stream_seed(run.seed, server_round, node.partition_id, "train"),
+    )
+    codec = get_codec(run.codec, keep=cosine_kappa(run.kappa, run.kappa_final, server_round, run.num_server_rounds))
+    payload = codec.encode(result.theta, SharedState(theta, run.seed, server_round, node.partition_id, masks.segments))
+    return Message(pack_update(payload, _metrics(site, result.loss, result.accuracy, start)), reply_to=message)
+
+
+def _metrics(site: _Site, loss: float, accuracy: float, start: float) -> dict[str, float]:
+    return {"examples": len(site.labels), "loss": loss, "accuracy": accuracy, "seconds": time.perf_counter() - start}
+
+
+def _site(run: RunConfig, node: NodeConfig) -> _Site:
+    backbone = _backbone(run.backbone, run.weights, run.image_size, run.masked_blocks, _device(node))
+    images, labels, classes = _local_data(
+        run.dataset,
+        run.train_limit,
+        run.partitioner,
+        node.num_partitions,
+        node.partition_id,
+        run.seed,
+        run.dirichlet_alpha,
+        run.classes_per_client,
+    )
+    activations = cached_activations(backbone, images, Path(node.cache_path), run.eval_batch_size)
+    return _Site(run, node, backbone, activations, labels, classes)
+
+
+def _device(node: NodeConfig) -> str:
+    if node.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return node.device
+
+
+# One model and the clients of one run per process: a simulation worker serves many clients of one run in turn.
+_backbone = functools.lru_cache(maxsize=1)(load_backbone)
+
+
+@functools.lru_cache(maxsize=64)
+def _local_data(
+    dataset: str,
+    train_limit: int,
+    partitioner: str,
+    num_partitions: int,
+    partition_id: int,
+    seed: int,
+    dirichlet_alpha: float,
+    classes_per_client: int,
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], int]:
+    data = load_dataset(dataset, train_limit)
+    index = partition_indices(
+        data.y_train,
+        partitioner,
+        num_partitions,
+        partition_id,
+        seed=seed,
+        dirichlet_alpha=dirichlet_alpha,
+        classes_per_client=classes_per_client,
+    )
+    return data.x_train[index], data.y_train[index], data.classes

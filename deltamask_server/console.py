@@ -1,0 +1,70 @@
+"""What a person reads of a run: one line a round, and a summary at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["COLUMNS", "HEADER", "failed_replies", "round_cells", "round_line", "summary"]
+
+COLUMNS = ("round", "mean", "sample", "thresh", "up bpp", "down bpp", "clients", "loss", "seconds")
+HEADER = "  ".join(f"{name:>8}" for name in COLUMNS)
+"""Column heads of `round_line`."""
+
+
+def round_cells(entry: dict[str, Any]) -> list[str]:
+    """One round, a cell for each of `COLUMNS`."""
+    accuracy, clients = entry["accuracy"], entry["clients"]
+    seconds = sum(value for phase, value in entry["seconds"].items() if phase != "aggregate")  # it lies within "train"
+    return [
+        str(entry["round"]),
+        f"{accuracy['mean']:.4f}",
+        f"{accuracy['sample']:.4f}",
+        f"{accuracy['threshold']:.4f}",
+        f"{entry['uplink']['bpp']:.4f}",
+        f"{entry['downlink']['bpp']:.2f}",
+        f"{clients['ok']}/{clients['asked']}",
+        f"{entry['train']['loss']:.3f}",
+        f"{seconds:.1f}",
+    ]
+
+
+def failed_replies(clients: dict[str, Any]) -> str:
+    """Dropped and missing replies by reason, empty when there are none."""
+    return ", ".join(f"{count} {reason}" for reason, count in clients["failed"].items())
+
+
+def round_line(entry: dict[str, Any]) -> str:
+    """One round as a line under `HEADER`."""
+    line = "  ".join(f"{cell:>8}" for cell in round_cells(entry))
+    return f"{line}  failed: {failed_replies(entry['clients'])}" if entry["clients"]["failed"] else line
+
+
+def summary(results: dict[str, Any], folder: Path) -> str:
+    """Outcome, accuracy before and after, bits both ways, and where the files are."""
+    rounds, probe = results["rounds"], results.get("linear_probe")
+    lines = [f"Outcome     {results['status']}" + (f": {results['reason']}" if "reason" in results else "")]
+    if rounds and probe:
+        last, before = rounds[-1], probe["accuracy"]
+        after = last["accuracy"]["mean"]
+        fewer = f", {100 * (after - before) / (1 - before):.0f} % fewer errors" if before < 1 and after >= before else ""
+        masked = results["model"]["masked_parameters"]
+        lines += [
+            f"Accuracy    linear probe {before:.4f} -> mean mask {after:.4f}{fewer} (sampled {last['accuracy']['sample']:.4f}, thresholded {last['accuracy']['threshold']:.4f})",
+            f"Uplink      {_mean(rounds, 'uplink'):.4f} bits per parameter and client, mean of {len(rounds)} rounds ({masked:,} masked parameters; float32 is 32)",
+            f"            {_total(rounds, 'uplink'):,} bytes in all, and {sum(probe['uplink']['payload_bytes'].values()):,} for the head",
+            f"Downlink    {_mean(rounds, 'downlink'):.2f} bits per parameter and client, {_total(rounds, 'downlink'):,} bytes in all",
+        ]
+        failed = sum(sum(entry["clients"]["failed"].values()) for entry in rounds)
+        if failed:
+            lines.append(f"Failed      {failed} replies were missing or dropped; reasons by round and client in results.json")
+    lines.append(f"Files       {folder}/  (results.json, rounds.jsonl{', model.safetensors' if results['status'] == 'completed' else ''})")
+    return "\n".join(lines)
+
+
+def _mean(rounds: list[dict[str, Any]], direction: str) -> float:
+    return float(sum(entry[direction]["bpp"] for entry in rounds) / len(rounds))
+
+
+def _total(rounds: list[dict[str, Any]], direction: str) -> int:
+    return sum(sum(entry[direction]["payload_bytes"].values()) for entry in rounds)

@@ -1,0 +1,97 @@
+"""Which clients there are: node ids are Flower's and change with every restart, client ids are ours and do not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from common.errors import PayloadError, RoundError
+from common.messages import HELLO, unpack_hello
+from deltamask_server.exchange import exchange
+
+__all__ = ["Enrolment"]
+
+_POLL_SECONDS = 0.5
+
+
+class Enrolment:
+    """Asks every new node who it is, once, and refuses those whose frozen model differs from the server's.
+
+    Parameters
+    ----------
+    backbone_digest, masked_parameters
+        What a client must have too.
+    min_clients, wait_seconds
+        How many clients are needed, and how long to wait for them.
+    say
+        Receives one line for each refusal.
+    """
+
+    def __init__(self, backbone_digest: bytes, masked_parameters: int, min_clients: int, wait_seconds: float, say: Callable[[str], None]) -> None:
+        self._digest, self._d = backbone_digest, masked_parameters
+        self._min_clients, self._wait_seconds, self._say = min_clients, wait_seconds, say
+        self._clients: dict[int, int] = {}  # node id -> client id
+        self._refused: dict[int, str] = {}  # node id -> reason
+
+    def online(self, grid: Grid) -> dict[int, int]:
+        """Clients connected now, client id -> node id; waits, a bounded time, until there are enough.
+
+        Raises
+        ------
+        RoundError
+            If fewer than ``min_clients`` are there when the time is up.
+        """
+        end = time.monotonic() + self._wait_seconds
+        while True:
+            nodes = sorted(grid.get_node_ids())
+            # Refusals end with the connection: whoever comes back may have been mended.
+            self._refused = {node: reason for node, reason in self._refused.items() if node in nodes}
+            self._ask(grid, [node for node in nodes if node not in self._clients and node not in self._refused], end)
+            online = {client: node for node, client in self._clients.items() if node in nodes}
+            if len(online) >= self._min_clients:
+                return online
+            if time.monotonic() >= end:
+                refused = f"; refused: {'; '.join(sorted(set(self._refused.values())))}" if self._refused else ""
+                raise RoundError(
+                    f"{len(online)} usable clients after {self._wait_seconds:g} s, min-clients = {self._min_clients}{refused}. "
+                    "Start more SuperNodes, or lower min-clients or raise node-wait-seconds."
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _ask(self, grid: Grid, nodes: list[int], end: float) -> None:
+        if not nodes:
+            return
+        messages = [Message(RecordDict(), dst_node_id=node, message_type=HELLO) for node in nodes]
+        for reply in exchange(grid, messages, max(1.0, end - time.monotonic())):
+            asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+            node = asked.get(reply.metadata.reply_to_message_id)
+            if node is None:
+                continue
+            reason = self._judge(node, reply)
+            if reason:
+                self._refused[node] = reason
+                self._say(f"node {node} refused: {reason}")
+
+    def _judge(self, node: int, reply: Message) -> str | None:
+        """Enrol the node, or say why not."""
+        if reply.has_error():
+            return f"it answered with an error: {reply.error.reason}"
+        try:
+            hello = unpack_hello(reply.content)
+        except PayloadError as error:
+            return str(error)
+        if (hello.backbone_digest, hello.masked_parameters) != (self._digest, self._d):
+            return (
+                f"client {hello.client} has other frozen weights (digest {hello.backbone_digest.hex()}, {hello.masked_parameters:,} masked) than the server "
+                f"(digest {self._digest.hex()}, {self._d:,} masked); give both the same backbone, weights, image-size and masked-blocks"
+            )
+        # A restarted SuperNode comes back under a new node id, long before Flower notices that the old one is gone: the newest stands.
+        for other in [other for other, client in self._clients.items() if client == hello.client]:
+            self._say(f"client {hello.client} is now node {node}, no longer {other}: a restart, or two SuperNodes with one partition-id")
+            del self._clients[other]
+            self._refused[other] = f"its partition-id {hello.client} was taken over by node {node}"
+        self._clients[node] = hello.client
+        return None

@@ -1,0 +1,52 @@
+"""Accuracy of the global model on the server's test images, in the three forms that a mask distribution can be used in."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common.codecs import SharedState
+from common.models import Backbone, Head
+from common.theta import ONE, probabilities
+from common.uniforms import SERVER_CLIENT
+
+__all__ = ["Evaluator"]
+
+
+class Evaluator:
+    """Test images as prefix activations, and the backbone's tail.
+
+    Parameters
+    ----------
+    backbone
+        The frozen network.
+    activations, labels
+        Prefix outputs ``(n, tokens, width)`` and classes ``(n,)`` of the test images.
+    batch_size
+        Images in a forward pass.
+    """
+
+    def __init__(self, backbone: Backbone, activations: NDArray[np.float32], labels: NDArray[np.int64], batch_size: int) -> None:
+        self._backbone, self._activations, self._labels, self._batch_size = backbone, activations, labels, batch_size
+
+    def linear_probe(self, head: Head) -> float:
+        """Accuracy of the head on the pre-trained function (every mask bit 1)."""
+        return self._accuracy(torch.ones(self._backbone.masks.d), head)
+
+    def mask_forms(self, theta: NDArray[np.uint16], head: Head, seed: int, server_round: int) -> dict[str, float]:
+        """Accuracies of the weights times theta (``mean``, the posterior mean model), times one sampled mask (``sample``), and times [theta >= 1/2] (``threshold``)."""
+        sample = SharedState(theta, seed, server_round, SERVER_CLIENT).mask()
+        forms = {"mean": probabilities(theta), "sample": sample, "threshold": theta >= ONE // 2}
+        return {name: self._accuracy(torch.from_numpy(form.astype(np.float32)), head) for name, form in forms.items()}
+
+    @torch.no_grad()
+    def _accuracy(self, multiplier: torch.Tensor, head: Head) -> float:
+        self._backbone.masks.set_multiplier(multiplier)
+        device = next(self._backbone.tail.parameters()).device
+        right = 0
+        for start in range(0, len(self._labels), self._batch_size):
+            tokens = torch.from_numpy(np.array(self._activations[start : start + self._batch_size])).to(device)
+            predicted = head(self._backbone.tail(tokens)).argmax(1).cpu().numpy()
+            right += int((predicted == self._labels[start : start + self._batch_size]).sum())
+        return right / len(self._labels)

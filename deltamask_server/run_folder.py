@@ -1,0 +1,151 @@
+"""What a run leaves behind: ``runs/<id>/`` with results.json, rounds.jsonl and model.safetensors, and ``runs/latest`` pointing to it.
+
+``results.json`` is replaced after every round (never half-written), ``rounds.jsonl`` is appended, so that a run that is cut off has lost nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from common.models import Head
+from common.theta import theta_digest
+from deltamask_server.strategy import RoundReport
+from deltamask_server.tally import Tally
+
+__all__ = ["RunFolder"]
+
+_PACKAGES = ("deltamask", "flwr", "torch", "timm", "numpy", "pyfusefilter", "numba", "pillow")
+
+
+class RunFolder:
+    """Writes one run's files.
+
+    Parameters
+    ----------
+    output_dir
+        The folder of all runs.
+    run_id
+        Flower's number of this run.
+    config
+        The run config with every default filled in, kebab-case.
+    """
+
+    def __init__(self, output_dir: Path, run_id: int, config: dict[str, Any]) -> None:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        self.path = output_dir.expanduser().resolve() / f"{stamp}-{run_id}"
+        self.path.mkdir(parents=True)
+        self.results: dict[str, Any] = {"status": "running", "config": config, "versions": _versions(), "rounds": []}
+        self._masked = 1
+        self._write_results()
+        self._point_latest()
+
+    def set_model(self, name: str, digest: bytes, segments: tuple[int, ...]) -> None:
+        """Record the frozen model."""
+        self._masked = sum(segments)
+        self.results["model"] = {"name": name, "masked_parameters": self._masked, "masked_tensors": len(segments), "digest": digest.hex()}
+        self._write_results()
+
+    def set_linear_probe(self, accuracy: float, tally: Tally, seconds: float) -> None:
+        """Record the head round and the accuracy that masked training starts from."""
+        self.results["linear_probe"] = {
+            "accuracy": accuracy,
+            "uplink": _traffic(tally.payload_bytes, self._masked),
+            "clients": _clients(tally),
+            "seconds": seconds,
+        }
+        self._write_results()
+
+    def add_round(self, report: RoundReport, accuracy: dict[str, float]) -> dict[str, Any]:
+        """Record a round, and return what was written."""
+        tally = report.tally
+        entry: dict[str, Any] = {
+            "round": report.server_round,
+            "accuracy": accuracy,
+            "train": {"loss": tally.mean("loss"), "accuracy": tally.mean("accuracy")},
+            "uplink": {**_traffic(tally.payload_bytes, self._masked), "record_bytes": _by_client(tally.record_bytes)},
+            "downlink": _traffic(report.downlink_bytes, self._masked),
+            "clients": _clients(tally),
+            "seconds": {phase: round(value, 3) for phase, value in report.seconds.items()},
+            "theta_digest": theta_digest(report.theta).hex(),
+        }
+        self.results["rounds"].append(entry)
+        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        self._write_results()
+        return entry
+
+    def save_model(self, theta: NDArray[np.uint16], head: Head) -> Path:
+        """Write theta (uint16 grid) and head; the frozen weights stay where they came from."""
+        path = self.path / "model.safetensors"
+        tensors = {
+            "theta": torch.from_numpy(theta.astype(np.int32)).to(torch.uint16),
+            "head.weight": torch.from_numpy(head.weight),
+            "head.bias": torch.from_numpy(head.bias),
+        }
+        model = self.results["model"]
+        metadata = {"format": "deltamask-theta-v1", "backbone": str(model["name"]), "backbone_digest": str(model["digest"]), "config": json.dumps(self.results["config"])}
+        save_file(tensors, path, metadata)
+        return path
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """Record the outcome: ``completed`` or ``failed`` with its reason."""
+        self.results["status"] = status
+        if reason:
+            self.results["reason"] = reason
+        self._write_results()
+
+    def _write_results(self) -> None:
+        text = json.dumps(self.results, indent=1) + "\n"
+        with tempfile.NamedTemporaryFile("w", dir=self.path, delete=False, encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, self.path / "results.json")
+
+    def _point_latest(self) -> None:
+        link = self.path.parent / f".latest-{self.path.name}"
+        try:
+            link.symlink_to(self.path.name)
+            os.replace(link, self.path.parent / "latest")
+        except OSError:  # a file system without links: the summary names the folder anyway
+            link.unlink(missing_ok=True)
+
+
+def _by_client(values: dict[int, int]) -> dict[str, int]:
+    return {str(client): values[client] for client in sorted(values)}
+
+
+def _traffic(payload_bytes: dict[int, int], masked: int) -> dict[str, Any]:
+    """Bytes by client, and their mean in bits for each masked parameter."""
+    mean = sum(payload_bytes.values()) / len(payload_bytes) if payload_bytes else 0.0
+    return {"payload_bytes": _by_client(payload_bytes), "bpp": 8 * mean / masked}
+
+
+def _clients(tally: Tally) -> dict[str, Any]:
+    return {
+        "asked": len(tally.asked),
+        "ok": len(tally.payload_bytes),
+        "failed": dict(sorted(tally.dropped.items())),
+        "failed_clients": {str(client): tally.failures[client] for client in sorted(tally.failures)},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a bundle in an environment without the project itself
+            continue
+    return found

@@ -1,0 +1,48 @@
+"""What happened to the replies of one round, by client."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+__all__ = ["Tally"]
+
+NO_REPLY = "no-reply"
+
+
+@dataclass
+class Tally:
+    """Accepted and failed replies of one round.
+
+    A client that was asked ends either in ``payload_bytes`` or in ``failures``, never in both: a second reply of an accepted client is counted in ``dropped`` only.
+    """
+
+    asked: tuple[int, ...]
+    """Clients that a message went to, ascending."""
+    payload_bytes: dict[int, int] = field(default_factory=dict)
+    """Bytes of each accepted payload."""
+    record_bytes: dict[int, int] = field(default_factory=dict)
+    """Bytes of each accepted reply's records as Flower counts them."""
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Metrics of each accepted reply."""
+    failures: dict[int, str] = field(default_factory=dict)
+    """Reason of each client whose reply could not be used."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Number of dropped replies by reason, clients without a reply included."""
+
+    def drop(self, client: int | None, reason: str) -> None:
+        """Count a dropped reply; ``client`` is None when it answers no message of this round."""
+        self.dropped[reason] += 1
+        if client is not None and client not in self.payload_bytes:
+            self.failures[client] = reason
+
+    def close(self) -> None:
+        """Count whoever was asked and did not answer."""
+        for client in self.asked:
+            if client not in self.payload_bytes and client not in self.failures:
+                self.drop(client, NO_REPLY)
+
+    def mean(self, name: str) -> float:
+        """Mean of a metric over accepted replies, weighted by examples; 0 without replies."""
+        total = sum(values["examples"] for values in self.metrics.values())
+        return sum(values[name] * values["examples"] for values in self.metrics.values()) / total if total else 0.0
