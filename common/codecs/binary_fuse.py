@@ -1,14 +1,12 @@
 """3-wise binary fuse filters (Graf, Lemire 2022): built by pyfusefilter's compiled core, tested by our own vectorised loop.
 
-A filter of n keys holds about 1.125 n fingerprints of 8 or 16 bits. A key of the set always matches; any other key matches with
-probability 2^-bits. Membership here is bit-identical to the core's ``contain``, which answers one key a call; ours runs over
-millions of consecutive positions with Numba, on all cores.
+A filter of n keys holds about 1.125 n fingerprints of 8, 16 or 32 bits (the core has no 32: binary_fuse32.py builds those). A key of the set always
+matches; any other key matches with probability 2^-bits. Membership here is bit-identical to the core's ``contain``, which answers one key a call;
+ours runs over millions of consecutive positions with Numba, on all cores.
 """
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pyfusefilter._xorfilter import ffi, lib
 
+from common.codecs.binary_fuse32 import build_fingerprints32
+from common.codecs.distance import uniform_bounds
+from common.codecs.parallel import for_each, split
 from common.errors import BadGeometry, EncodeError
 
 __all__ = ["BinaryFuseFilter", "build_filter", "check_geometry"]
@@ -29,7 +30,7 @@ _GROWTHS = (1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)
 class BinaryFuseFilter:
     """A built filter.
 
-    ``fingerprints`` has ``(segment_count + 2) * segment_length`` entries, uint8 or uint16; ``segment_length`` is a power of two.
+    ``fingerprints`` has ``(segment_count + 2) * segment_length`` entries, uint8, uint16 or uint32; ``segment_length`` is a power of two.
     """
 
     seed: int
@@ -45,54 +46,107 @@ class BinaryFuseFilter:
     def contains_range(self, stop: int) -> NDArray[np.bool_]:
         """Membership of every position ``0 .. stop - 1`` as a key; bool ``(stop,)``."""
         out = np.empty(stop, dtype=np.bool_)
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        chunk = max(1 << 18, -(-stop // (4 * workers)))
+        ranges = split(stop)
 
-        def run(start: int) -> None:
-            _contains(
-                np.uint64(start),
-                out[start : start + chunk],
-                self.fingerprints,
-                np.uint64(self.seed),
-                np.uint64(self.segment_length),
-                np.uint64(self.segment_count * self.segment_length),
+        def run(index: int) -> None:
+            start, end = ranges[index]
+            _contains(np.uint64(start), out[start:end], self.fingerprints, *self._geometry())
+
+        for_each(run, len(ranges))
+        return out
+
+    def contains_candidates(self, uniforms: NDArray[np.uint16], theta: NDArray[np.uint16], threshold: int) -> tuple[NDArray[np.bool_], int]:
+        """Membership of the positions whose log-odds distance is at most ``threshold``; the others are not looked up, and are no members.
+
+        Parameters
+        ----------
+        uniforms, theta
+            uint16 ``(d,)`` each.
+        threshold
+            In units of `common.codecs.distance`.
+
+        Returns
+        -------
+        Membership, bool ``(d,)``, and how many positions were tested.
+        """
+        out = np.empty(len(theta), dtype=np.bool_)
+        low, end_of = uniform_bounds(threshold)
+        ranges = split(len(theta))
+        tested = np.zeros(len(ranges), dtype=np.int64)
+
+        def run(index: int) -> None:
+            start, end = ranges[index]
+            tested[index] = _contains_candidates(
+                np.uint64(start), uniforms[start:end], theta[start:end], low, end_of, out[start:end], self.fingerprints, *self._geometry()
             )
 
-        starts = range(0, stop, chunk)
-        if len(starts) == 1:
-            run(0)
-        else:
-            with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(run, starts))
-        return out
+        for_each(run, len(ranges))
+        return out, int(tested.sum())
+
+    def _geometry(self) -> tuple[np.uint64, np.uint64, np.uint64]:
+        # A seed may use all 64 bits, which a Python integer would not pass to compiled code as unsigned.
+        return np.uint64(self.seed), np.uint64(self.segment_length), np.uint64(self.segment_count * self.segment_length)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _matches(  # pragma: no cover - compiled
+    key: Any, fingerprints: Any, seed: Any, segment_length: Any, segment_count_length: Any, index_mask: Any
+) -> Any:
+    """Whether a key's three fingerprints add up. All integers are uint64: one signed operand would turn them into floats."""
+    u18, u32, u33 = np.uint64(18), np.uint64(32), np.uint64(33)
+    low32 = np.uint64(0xFFFFFFFF)
+    # murmur64 finaliser of key + seed
+    h = key + seed
+    h ^= h >> u33
+    h *= np.uint64(0xFF51AFD7ED558CCD)
+    h ^= h >> u33
+    h *= np.uint64(0xC4CEB9FE1A85EC53)
+    h ^= h >> u33
+    # high 64 bits of h * segment_count_length, whose second factor has 32 bits
+    h0 = ((h >> u32) * segment_count_length + (((h & low32) * segment_count_length) >> u32)) >> u32
+    h1 = (h0 + segment_length) ^ ((h >> u18) & index_mask)
+    h2 = (h0 + segment_length + segment_length) ^ (h & index_mask)
+    fingerprint = fingerprints.dtype.type(h ^ (h >> u32))
+    return fingerprint == fingerprints[h0] ^ fingerprints[h1] ^ fingerprints[h2]
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _contains(  # pragma: no cover - compiled
     start: Any, out: Any, fingerprints: Any, seed: Any, segment_length: Any, segment_count_length: Any
 ) -> None:
-    """Write membership of keys ``start ...`` into ``out``. All integers are uint64: one signed operand would turn them into floats."""
-    u18, u32, u33 = np.uint64(18), np.uint64(32), np.uint64(33)
-    low32 = np.uint64(0xFFFFFFFF)
+    """Write membership of keys ``start ...`` into ``out``."""
     index_mask = segment_length - np.uint64(1)
     for i in range(out.size):
-        # murmur64 finaliser of key + seed
-        h = start + np.uint64(i) + seed
-        h ^= h >> u33
-        h *= np.uint64(0xFF51AFD7ED558CCD)
-        h ^= h >> u33
-        h *= np.uint64(0xC4CEB9FE1A85EC53)
-        h ^= h >> u33
-        # high 64 bits of h * segment_count_length, whose second factor has 32 bits
-        h0 = ((h >> u32) * segment_count_length + (((h & low32) * segment_count_length) >> u32)) >> u32
-        h1 = (h0 + segment_length) ^ ((h >> u18) & index_mask)
-        h2 = (h0 + segment_length + segment_length) ^ (h & index_mask)
-        fingerprint = fingerprints.dtype.type(h ^ (h >> u32))
-        out[i] = fingerprint == fingerprints[h0] ^ fingerprints[h1] ^ fingerprints[h2]
+        out[i] = _matches(start + np.uint64(i), fingerprints, seed, segment_length, segment_count_length, index_mask)
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _contains_candidates(  # pragma: no cover - compiled
+    start: Any,
+    uniforms: Any,
+    theta: Any,
+    low: Any,
+    end_of: Any,
+    out: Any,
+    fingerprints: Any,
+    seed: Any,
+    segment_length: Any,
+    segment_count_length: Any,
+) -> int:
+    """The same for candidates only, in one pass; returns their number."""
+    index_mask = segment_length - np.uint64(1)
+    tested = 0
+    for i in range(out.size):
+        u, t = np.int32(uniforms[i]), theta[i]
+        out[i] = False
+        if low[t] <= u < end_of[t]:
+            tested += 1
+            out[i] = _matches(start + np.uint64(i), fingerprints, seed, segment_length, segment_count_length, index_mask)
+    return tested
 
 
 def build_filter(keys: NDArray[np.uint64], bits: int) -> BinaryFuseFilter:
-    """Build a filter of distinct keys with the compiled core.
+    """Build a filter of distinct keys, with the compiled core where it can.
 
     The core tries 100 seeds for its preferred size and gives up for a few n (11,480 to 11,530 in its release of January 2026);
     we then allow it a larger array, which the receiver reads from the header anyway.
@@ -102,13 +156,15 @@ def build_filter(keys: NDArray[np.uint64], bits: int) -> BinaryFuseFilter:
     keys
         uint64 ``(n,)``, distinct.
     bits
-        8 or 16.
+        8, 16 or 32.
 
     Raises
     ------
     EncodeError
         If no size works, which means that the keys are not distinct.
     """
+    if bits == 32:
+        return BinaryFuseFilter(*build_fingerprints32(keys))
     name = {8: "binary_fuse8", 16: "binary_fuse16"}[bits]
     allocate, populate, free = (getattr(lib, f"{name}_{verb}") for verb in ("allocate", "populate", "free"))
     keys = np.array(keys, dtype=np.uint64)  # a copy: the core may reorder keys
