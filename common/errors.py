@@ -15,6 +15,7 @@ DeltaMaskError
     ├── WrongClient        "wrong-client"
     ├── WrongModel         "wrong-model"       other number of masked weights, other theta, other frozen weights
     ├── BadGeometry        "bad-geometry"      a filter whose sizes contradict each other
+    ├── BadCode            "bad-code"          entropy-coded data that do not hold exactly what the header says
     ├── BadImage           "bad-image"         not the one PNG that the geometry allows
     ├── ImplausibleDelta   "implausible-delta" a filter that matches far more or fewer positions than it says
     ├── BadMetric          "bad-metric"        a metric is missing, NaN, infinite or out of range
@@ -26,6 +27,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "BadCode",
     "BadGeometry",
     "BadImage",
     "BadMetric",
@@ -124,6 +126,12 @@ class BadGeometry(PayloadError):
     """Filter sizes that contradict each other."""
 
     reason = "bad-geometry"
+
+
+class BadCode(PayloadError):
+    """Entropy-coded data that do not hold exactly what the header says."""
+
+    reason = "bad-code"
 
 
 class BadImage(PayloadError):

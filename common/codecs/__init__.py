@@ -13,13 +13,14 @@ True
 from __future__ import annotations
 
 from common.codecs.base import Codec
-from common.codecs.fuse import Fuse8, Fuse16, Fuse32
+from common.codecs.exact import Exact
+from common.codecs.fuse import Fuse8, Fuse16, Fuse32, FuseCodec
 from common.codecs.state import SharedState
 from common.errors import ConfigError
 
 __all__ = ["Codec", "SharedState", "available_codecs", "get_codec"]
 
-_CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Fuse8, Fuse16, Fuse32)}
+_CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Fuse8, Fuse16, Fuse32, Exact)}
 
 
 def available_codecs() -> tuple[str, ...]:
@@ -27,7 +28,7 @@ def available_codecs() -> tuple[str, ...]:
     return tuple(_CODECS)
 
 
-def get_codec(name: str, keep: float = 1.0) -> Codec:
+def get_codec(name: str, keep: float = 1.0, *, candidates: bool = True) -> Codec:
     """Make a codec.
 
     Parameters
@@ -36,6 +37,9 @@ def get_codec(name: str, keep: float = 1.0) -> Codec:
         One of `available_codecs`.
     keep
         kappa of this call, in (0, 1].
+    candidates
+        Of the fuse codecs, when they encode: have the receiver test only positions that can have flipped; False is the paper. Other codecs have no
+        such choice.
 
     Raises
     ------
@@ -44,4 +48,5 @@ def get_codec(name: str, keep: float = 1.0) -> Codec:
     """
     if name not in _CODECS:
         raise ConfigError(f"codec = {name!r}: there is no such codec; choose one of {', '.join(_CODECS)}")
-    return _CODECS[name](keep=keep)
+    codec = _CODECS[name]
+    return codec(keep=keep, candidates=candidates) if issubclass(codec, FuseCodec) else codec(keep=keep)

@@ -28,6 +28,9 @@ FRACTION = 16
 UNIT = 1 << 10
 """Distance that means a factor of two in odds. The largest possible distance, 34 units, fits 16 bits."""
 
+_LIMIT = 18 * UNIT
+"""No log-odds are as far from zero."""
+
 
 def log2_fixed(x: NDArray[np.integer]) -> NDArray[np.int64]:
     """Binary logarithm, rounded down to 16 fractional bits, by repeated squaring.
@@ -107,7 +110,13 @@ def uniform_bounds(threshold: int) -> tuple[NDArray[np.int32], NDArray[np.int32]
         int32 ``(65536,)`` each, indexed by theta: ``distance <= threshold`` is the same as ``low <= u < end``, so that a loop over millions of
         positions looks up one line of a table that fits the cache, and computes nothing.
     """
-    of_uniform, of_theta = odds_tables()
-    low = np.searchsorted(of_uniform, of_theta - threshold, side="left").astype(np.int32)
-    end = np.searchsorted(of_uniform, of_theta + threshold, side="right").astype(np.int32)
+    of_theta, below = odds_tables()[1].astype(np.int64), _uniforms_below()
+    low = below[np.clip(of_theta - threshold, -_LIMIT, _LIMIT) + _LIMIT]
+    end = below[np.clip(of_theta + threshold + 1, -_LIMIT, _LIMIT) + _LIMIT]
     return low, end
+
+
+@functools.lru_cache(maxsize=1)
+def _uniforms_below() -> NDArray[np.int32]:
+    """How many uniforms have log-odds below ``x - _LIMIT``, int32 ``(2 * _LIMIT + 1,)``."""
+    return np.searchsorted(odds_tables()[0], np.arange(-_LIMIT, _LIMIT + 1), side="left").astype(np.int32)

@@ -84,7 +84,7 @@ class FuseCodec(DeltaCodec):
             if body:
                 raise BadGeometry("a filter for an empty delta")
             return np.zeros(shared.d, dtype=np.bool_)
-        fuse, threshold = self.read_filter(n, body)
+        fuse, threshold = self._read(n, body)
         if threshold is None:
             flips, tested = fuse.contains_range(shared.d), shared.d
         else:
@@ -92,8 +92,12 @@ class FuseCodec(DeltaCodec):
         check_matches(n, int(np.count_nonzero(flips)), tested, 2.0**-self.bits)
         return flips
 
-    def read_filter(self, n: int, body: bytes) -> tuple[BinaryFuseFilter, int | None]:
-        """Rebuild the filter of ``n`` keys, and the threshold if there is one, from a body; raises PayloadError."""
+    def read_filter(self, n: int, body: bytes) -> BinaryFuseFilter:
+        """Rebuild the filter of ``n`` keys from a body; raises PayloadError."""
+        return self._read(n, body)[0]
+
+    def _read(self, n: int, body: bytes) -> tuple[BinaryFuseFilter, int | None]:
+        """The filter, and the threshold if there is one."""
         if len(body) < _GEOMETRY.size + _THRESHOLD.size:
             raise TruncatedPayload(f"{len(body)} bytes of filter; its geometry alone has up to {_GEOMETRY.size + _THRESHOLD.size}")
         seed, log2_length, segment_count = _GEOMETRY.unpack_from(body)
