@@ -13,6 +13,8 @@ True
 from __future__ import annotations
 
 from common.codecs.base import Codec
+from common.codecs.bitmap import Bitmap
+from common.codecs.bloom import Bloom
 from common.codecs.exact import Exact
 from common.codecs.fuse import Fuse8, Fuse16, Fuse32, FuseCodec
 from common.codecs.state import SharedState
@@ -20,7 +22,7 @@ from common.errors import ConfigError
 
 __all__ = ["Codec", "SharedState", "available_codecs", "get_codec"]
 
-_CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Fuse8, Fuse16, Fuse32, Exact)}
+_CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Fuse8, Fuse16, Fuse32, Exact, Bitmap, Bloom)}
 
 
 def available_codecs() -> tuple[str, ...]:
