@@ -1,13 +1,13 @@
 """Codecs: how a local update travels. One file a codec; `get_codec` finds one by its name in the run config.
 
-    >>> import numpy as np
-    >>> from common.codecs import SharedState, get_codec
-    >>> shared = SharedState(theta=np.full(10_000, 62_259, np.uint16), seed=1, round=1, client=0)
-    >>> theta_local = np.full(10_000, 0.9, np.float32)
-    >>> payload = get_codec("fuse16").encode(theta_local, shared)
-    >>> mask = get_codec("fuse16").decode(payload, shared)
-    >>> bool(np.all(mask[shared.local_mask(theta_local) != shared.mask()] == 0))
-    True
+>>> import numpy as np
+>>> from common.codecs import SharedState, get_codec
+>>> shared = SharedState(theta=np.full(10_000, 62_259, np.uint16), seed=1, round=1, client=0)
+>>> theta_local = np.full(10_000, 0.9, np.float32)
+>>> payload = get_codec("fuse16").encode(theta_local, shared)
+>>> mask = get_codec("fuse16").decode(payload, shared)
+>>> bool(np.all(mask[shared.local_mask(theta_local) != shared.mask()] == 0))
+True
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""3-wise binary fuse filters (Graf, Lemire 2022): built by pyfusefilter's compiled core, tested by our own vectorised loop.
+"""3-wise binary fuse filters (Graf, Lemire 2022): built by pyfusefilter's compiled core, tested by our own vectorised
+loop.
 
-A filter of n keys holds about 1.125 n fingerprints of 8 or 16 bits. A key of the set always matches; any other key matches with
-probability 2^-bits. Membership here is bit-identical to the core's ``contain``, which answers one key a call; ours runs over
-millions of consecutive positions with Numba, on all cores.
+A filter of n keys holds about 1.125 n fingerprints of 8 or 16 bits. A key of the set always matches; any other key
+matches with probability 2^-bits. Membership here is bit-identical to the core's ``contain``, which answers one key a
+call; ours runs over millions of consecutive positions with Numba, on all cores.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _GROWTHS = (1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)
 class BinaryFuseFilter:
     """A built filter.
 
-    ``fingerprints`` has ``(segment_count + 2) * segment_length`` entries, uint8 or uint16; ``segment_length`` is a power of two.
+    ``fingerprints`` has ``(segment_count + 2) * segment_length`` entries, uint8 or uint16; ``segment_length`` is a
+    power of two.
     """
 
     seed: int
@@ -71,7 +73,9 @@ class BinaryFuseFilter:
 def _contains(  # pragma: no cover - compiled
     start: Any, out: Any, fingerprints: Any, seed: Any, segment_length: Any, segment_count_length: Any
 ) -> None:
-    """Write membership of keys ``start ...`` into ``out``. All integers are uint64: one signed operand would turn them into floats."""
+    """Write membership of keys ``start ...`` into ``out``. All integers are uint64: one signed operand would turn them
+    into floats.
+    """
     u18, u32, u33 = np.uint64(18), np.uint64(32), np.uint64(33)
     low32 = np.uint64(0xFFFFFFFF)
     index_mask = segment_length - np.uint64(1)
@@ -94,8 +98,8 @@ def _contains(  # pragma: no cover - compiled
 def build_filter(keys: NDArray[np.uint64], bits: int) -> BinaryFuseFilter:
     """Build a filter of distinct keys with the compiled core.
 
-    The core tries 100 seeds for its preferred size and gives up for a few n (11,480 to 11,530 in its release of January 2026);
-    we then allow it a larger array, which the receiver reads from the header anyway.
+    The core tries 100 seeds for its preferred size and gives up for a few n (11,480 to 11,530 in its release of January
+    2026); we then allow it a larger array, which the receiver reads from the header anyway.
 
     Parameters
     ----------
@@ -119,7 +123,9 @@ def build_filter(keys: NDArray[np.uint64], bits: int) -> BinaryFuseFilter:
         core.Size = len(keys)
         if populate(ffi.from_buffer("uint64_t[]", keys), len(keys), core):
             dtype = np.dtype(f"<u{bits // 8}")
-            fingerprints = np.frombuffer(ffi.buffer(core.Fingerprints, core.ArrayLength * dtype.itemsize), dtype=dtype).copy()
+            fingerprints = np.frombuffer(
+                ffi.buffer(core.Fingerprints, core.ArrayLength * dtype.itemsize), dtype=dtype
+            ).copy()
             return BinaryFuseFilter(core.Seed, core.SegmentLength, core.SegmentCount, fingerprints)
     raise EncodeError(f"no binary fuse filter found for {len(keys)} keys: they are probably not distinct")
 

@@ -1,7 +1,9 @@
-"""``fuse8`` and ``fuse16``: the paper's codec. The selected delta goes into a binary fuse filter, its fingerprints into a grayscale PNG.
+"""``fuse8`` and ``fuse16``: the paper's codec. The selected delta goes into a binary fuse filter, its fingerprints into
+a grayscale PNG.
 
-The receiver tests every position 0 .. d - 1: the selected flips all match, and each other position matches by mistake with probability
-2^-bits. Body: filter seed (8 bytes), log2 of the segment length (1), segment count (4), PNG. An empty delta has an empty body.
+The receiver tests every position 0 .. d - 1: the selected flips all match, and each other position matches by mistake
+with probability 2^-bits. Body: filter seed (8 bytes), log2 of the segment length (1), segment count (4), PNG. An empty
+delta has an empty body.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ class FuseCodec(DeltaCodec):
         return BinaryFuseFilter(seed, 1 << log2_length, segment_count, data.view(f"<u{self.bits // 8}"))
 
     def _check_matches(self, n: int, matches: int, d: int) -> None:
-        """A filter matches its n keys and a binomial number of others: six standard deviations more, or one fewer, is not a filter of n keys."""
+        """A filter matches its n keys and a binomial number of others: six standard deviations more, or one fewer, is
+        not a filter of n keys.
+        """
         mean = (d - n) / 2**self.bits
         if not n <= matches <= n + mean + 6 * math.sqrt(mean) + 10:
             raise ImplausibleDelta(f"the filter says {n} keys and matches {matches} of {d} positions")
