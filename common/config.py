@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from common.codecs import available_codecs
 from common.errors import ConfigError
@@ -113,6 +114,13 @@ class RunConfig(_Config):
         description="Where the server writes its run folders; relative to the folder the SuperLink was started in.",
     )
 
+    @field_validator("codec")
+    @classmethod
+    def _known_codec(cls, name: str) -> str:
+        if name not in available_codecs():
+            raise PydanticCustomError("codec", "choose one of {names}", {"names": ", ".join(available_codecs())})
+        return name
+
 
 class NodeConfig(_Config):
     """What one SuperNode says of itself (``--node-config``); a simulation fills in the first two."""
@@ -157,8 +165,6 @@ def parse_run_config(values: Mapping[str, Any]) -> RunConfig:
         Naming every wrong key, its value and what is allowed.
     """
     config = _parse(RunConfig, values, "run config")
-    if config.codec not in available_codecs():
-        raise ConfigError(f"run config: codec = {config.codec!r}: choose one of {', '.join(available_codecs())}")
     if config.kappa_final > config.kappa:
         raise ConfigError(
             f"run config: kappa-final = {config.kappa_final} is above kappa = {config.kappa}; "

@@ -56,7 +56,7 @@ def unpack_png(png: bytes, size: int) -> NDArray[np.uint8]:
     ihdr = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     if not png.startswith(_SIGNATURE):
         raise BadImage("no PNG signature")
-    at, names = len(_SIGNATURE), []
+    at, names, stream = len(_SIGNATURE), [], b""
     while at < len(png):
         if at + 12 > len(png):
             raise BadImage("a chunk is cut off")
@@ -65,10 +65,20 @@ def unpack_png(png: bytes, size: int) -> NDArray[np.uint8]:
             raise BadImage(f"chunk {name!r} is cut off")
         if name == b"IHDR" and png[at + 8 : at + 8 + length] != ihdr:
             raise BadImage(f"the image is not 8-bit grayscale of {width} x {height}")
+        if name == b"IDAT":
+            stream += png[at + 8 : at + 8 + length]
         names.append(name)
         at += 12 + length
     if len(names) < 3 or names[0] != b"IHDR" or names[-1] != b"IEND" or set(names[1:-1]) != {b"IDAT"}:
         raise BadImage(f"chunks {names[:8]}; expected IHDR, IDAT, IEND")
+    # Pillow fills missing rows with zeros and ignores surplus ones: count the bytes first, and never unpack more than that.
+    rows = height * (width + 1)
+    try:
+        inflater = zlib.decompressobj()
+        if len(inflater.decompress(stream, rows + 1)) != rows or not inflater.eof:
+            raise BadImage(f"the image data are not {rows} bytes")
+    except zlib.error as error:
+        raise BadImage(f"the image data cannot be inflated: {error}") from error
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             data = np.asarray(image)

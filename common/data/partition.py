@@ -67,7 +67,7 @@ def partition_indices(
                 num_partitions,
                 partition_by="label",
                 num_classes_per_partition=classes_per_client,
-                class_assignment_mode="deterministic",
+                class_assignment_mode="first-deterministic",
                 seed=seed,
             )
         else:
