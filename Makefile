@@ -10,7 +10,7 @@ export FLWR_HOME ?= $(CURDIR)/.flwr
 # Flower starts its own commands by name.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help demo watch test test-all check bench clean
+.PHONY: help demo watch stop test test-all check bench clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ demo: $(READY)  ## Fine-tune the embedded backbone on handwritten digits over te
 
 watch: $(READY)  ## Follow the newest run as a live table
 	@$(BIN)/python -m deltamask_server.watch runs/latest
+
+stop:  ## End the SuperLink that `flwr run . local` leaves running
+	@pids=$$(pgrep -u $$(id -u) -f -- "flower-superlink .*--simulation .*local-superlink/superlink.log") && kill $$pids || echo "none is running"
 
 test: $(READY)  ## Tests, without the slow ones
 	$(BIN)/python -m pytest -m "not slow"

@@ -6,11 +6,12 @@ in snake_case. Nothing below the two apps reads Flower's dictionaries.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -18,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from common.codecs import available_codecs
 from common.errors import ConfigError
 
-__all__ = ["NodeConfig", "RunConfig", "parse_node_config", "parse_run_config"]
+__all__ = ["NodeConfig", "RunConfig", "parse_node_config", "parse_run_config", "reference"]
 
 
 def _kebab(name: str) -> str:
@@ -211,3 +212,21 @@ def _explain(model: type[_Config], item: Any, where: str) -> str:
         return f"{where}: {key} = {item['input']!r}: there is no such key; known keys: {known}"
     message = item["msg"][0].lower() + item["msg"][1:]
     return f"{where}: {key} = {item['input']!r}: {message}"
+
+
+def reference() -> str:
+    """Every key as Markdown tables, as the README shows them."""
+    parts = []
+    for title, model in (("Run config", RunConfig), ("Node config", NodeConfig)):
+        rows = [f"**{title}**", "", "| key | default | meaning |", "|---|---|---|"]
+        for name, field in model.model_fields.items():
+            default = "" if field.is_required() else f"`{json.dumps(field.default)}`"
+            choices = get_args(field.annotation)
+            allowed = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
+            rows.append(f"| `{_kebab(name)}` | {default} | {field.description}{allowed} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(reference())

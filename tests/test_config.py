@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RunConfig, parse_node_config, parse_run_config
+from common.config import RunConfig, parse_node_config, parse_run_config, reference
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -54,3 +54,7 @@ def test_node_config() -> None:
     ]:
         with pytest.raises(ConfigError, match=message):
             parse_node_config(values)
+
+
+def test_readme_has_the_reference_of_keys() -> None:
+    assert reference() in (ROOT / "README.md").read_text(), "refresh the tables: python -m common.config"

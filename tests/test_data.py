@@ -65,7 +65,10 @@ def test_unknown_sources_name_the_choices(tmp_path: Path) -> None:
 @pytest.mark.parametrize("partitioner", ["iid", "dirichlet", "pathological"])
 def test_partitions_are_disjoint_complete_and_repeatable(partitioner: str) -> None:
     parts = [partition_indices(LABELS, partitioner, 6, i, seed=3) for i in range(6)]
-    assert sorted(np.concatenate(parts)) == list(range(600))
+    union = np.concatenate(parts)
+    assert len(set(union)) == len(union)
+    # Six clients of two classes each may leave a class to nobody; the other two divide everything.
+    assert len(union) == 600 or partitioner == "pathological"
     again = [partition_indices(LABELS, partitioner, 6, i, seed=3) for i in range(6)]
     assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
     other = partition_indices(LABELS, partitioner, 6, 0, seed=4)

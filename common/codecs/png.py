@@ -71,7 +71,7 @@ def unpack_png(png: bytes, size: int) -> NDArray[np.uint8]:
         at += 12 + length
     if len(names) < 3 or names[0] != b"IHDR" or names[-1] != b"IEND" or set(names[1:-1]) != {b"IDAT"}:
         raise BadImage(f"chunks {names[:8]}; expected IHDR, IDAT, IEND")
-    # Pillow fills missing rows with zeros and ignores surplus ones: count the bytes first, and never unpack more than that.
+    # Pillow fills missing rows with zeros and ignores surplus ones: count the bytes first, and never unpack more.
     rows = height * (width + 1)
     try:
         inflater = zlib.decompressobj()
