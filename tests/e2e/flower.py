@@ -1,4 +1,4 @@
-"""Real Flower processes for end-to-end tests: a SuperLink and SuperNodes over gRPC on loopback, or a simulation.
+"""Real Flower processes for end-to-end tests: a SuperLink and SuperNodes over gRPC on loopback, and simulations.
 
 Every process gets a session of its own and is ended by its id, with all its children, also when a test fails.
 """
@@ -26,23 +26,43 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Flower:
-    """One SuperLink (and its SuperNodes) for one test, in a folder of its own."""
+def environment(folder: Path) -> dict[str, str]:
+    """Environment variables that keep a test's Flower to itself, and off the network."""
+    return {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "FLWR_HOME": str(folder / "flwr"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
 
-    def __init__(self, folder: Path, simulation: bool = False) -> None:
-        self.folder, self.simulation = folder, simulation
+
+def simulate(folder: Path, config: str, supernodes: int, timeout: float = 300) -> tuple[int, str]:
+    """Simulate in a folder, as `make demo` does: the exit status, and the output. It ends its own processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(ROOT / "deploy" / "simulate.py"), "--supernodes", str(supernodes)]
+    done = subprocess.run(
+        [*command, "--run-config", config],
+        env=environment(folder),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+class Flower:
+    """One SuperLink and its SuperNodes for one test, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.port, self.fleet_port = free_port(), free_port()
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.env = {
-            **os.environ,
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "FLWR_HOME": str(folder / "flwr"),
-            "XDG_CACHE_HOME": str(folder / "cache"),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
+        self.env = environment(folder)
 
     def __enter__(self) -> Flower:
         home = self.folder / "flwr"
@@ -51,14 +71,11 @@ class Flower:
             f'[superlink]\ndefault = "test"\n[superlink.test]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
         )
         try:
-            mode = ["--simulation"] if self.simulation else ["--fleet-api-address", f"127.0.0.1:{self.fleet_port}"]
-            if self.simulation:
-                mode += ["--control-api-address", f"127.0.0.1:{free_port()}"]
             address = ["--host", "127.0.0.1", "--port", str(self.port)]
-            self.start("superlink", ["flower-superlink", "--insecure", *address, *mode])
+            address += ["--fleet-api-address", f"127.0.0.1:{self.fleet_port}"]
+            self.start("superlink", ["flower-superlink", "--insecure", *address])
             self.wait_for_port(self.port)
-            if not self.simulation:
-                self.wait_for_port(self.fleet_port)
+            self.wait_for_port(self.fleet_port)
         except BaseException:
             self.__exit__()
             raise
@@ -92,18 +109,12 @@ class Flower:
             FLWR_HOME=str(self.folder / f"node-{partition}"),
         )
 
-    def submit(self, config: str, supernodes: int = 0, timeout: float = 300) -> str:
-        """Run the app to its end; the output that the user would have seen."""
+    def run(self, config: str, timeout: float = 300) -> tuple[dict[str, Any], str]:
+        """Run the app to its end: its results.json, and the output that the user would have seen."""
         command = ["flwr", "run", str(ROOT), "test", "--stream"]
         command += ["--run-config", f"{config} output-dir='{self.folder / 'runs'}'"]
-        if supernodes:
-            command += ["--federation-config", f"num-supernodes={supernodes} client-resources-num-cpus=1"]
         done = subprocess.run(command, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=timeout)
-        return done.stdout + done.stderr
-
-    def run(self, config: str, supernodes: int = 0, timeout: float = 300) -> tuple[dict[str, Any], str]:
-        """Like `submit`, for runs that leave results: those, and the output."""
-        log = self.submit(config, supernodes, timeout)
+        log = done.stdout + done.stderr
         latest = self.folder / "runs" / "latest" / "results.json"
         assert latest.is_file(), f"the run left nothing:\n{log}\n{self.logs()}"
         return json.loads(latest.read_text()), log

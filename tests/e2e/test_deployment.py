@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
 from pathlib import Path
 
-from tests.e2e.flower import Flower
+import pytest
+
+from tests.e2e.flower import Flower, simulate
 
 SMALL = "train-limit=240 test-limit=100 local-epochs=1 head-epochs=30"
 
@@ -19,9 +22,10 @@ def digests(results: dict) -> list[str]:
 
 def test_deployment_over_grpc_equals_simulation(tmp_path: Path) -> None:
     config = f"{SMALL} num-server-rounds=3 min-clients=3 seed=7"
-    with Flower(tmp_path / "simulation", simulation=True) as flower:
-        simulated, log = flower.run(config, supernodes=3)
-        assert simulated["status"] == "completed", log
+    status, log = simulate(tmp_path / "simulation", config, supernodes=3)
+    assert status == 0, log
+    simulated = json.loads((tmp_path / "simulation" / "runs" / "latest" / "results.json").read_text())
+    assert simulated["status"] == "completed"
     with Flower(tmp_path / "deployment") as flower:
         for partition in range(3):
             flower.supernode(partition, of=3)
@@ -67,15 +71,15 @@ def test_a_run_completes_when_a_supernode_is_killed(tmp_path: Path) -> None:
     assert "failed: 1 " in log
 
 
-def test_wrong_values_stop_at_once_and_say_why(tmp_path: Path) -> None:
-    wrong = {
-        "codec='zip'": "codec = 'zip': choose one of",
-        "participation=1.5": "participation = 1.5: input should be less than or equal to 1",
-        "dataset='npz:/nowhere.npz'": "no file at /nowhere.npz",
-    }
-    with Flower(tmp_path / "simulation", simulation=True) as flower:
-        for config, expected in wrong.items():
-            log = flower.submit(f"{SMALL} {config}", supernodes=2)
-            assert expected in log
-        unknown = flower.submit(f"{SMALL} colour='red'", supernodes=2)
-    assert "Invalid run configuration" in unknown  # Flower's own check: the key is not in pyproject.toml
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("codec='zip'", "codec = 'zip': choose one of"),
+        ("dataset='npz:/nowhere.npz'", "no file at /nowhere.npz"),
+        ("colour='red'", "Invalid run configuration"),  # Flower's own check: the key is not in pyproject.toml
+    ],
+)
+def test_wrong_values_stop_at_once_and_say_why(tmp_path: Path, config: str, expected: str) -> None:
+    status, log = simulate(tmp_path, f"{SMALL} {config}", supernodes=2)
+    assert status == 1
+    assert expected in log
