@@ -54,6 +54,7 @@ _OCTAVE = tuple(round(2 ** (15 + i / 8)) for i in range(8))
 _LOWEST_OCTAVE = 20
 _PART = 1 << 20
 """Positions (or, for packing, eighths of a block index) handled at a time: bounds what is allocated beside inputs and output."""
+_SHORT = 1 << 13
 _MAX_TRIALS = 40
 
 
@@ -123,8 +124,8 @@ class Relative(Codec):
         if plan.blocks:
             starts = _starts(plan.scales, shared, target, plan.blocks)
             keys = _keys(shared)
-            # a few ranges of blocks a core, of about equal numbers of positions
-            wanted = np.linspace(0, shared.d, num=min(plan.blocks, 64) + 1)[1:-1]
+            # ranges of blocks with about equal numbers of positions: 64 at most, and none so short that starting a thread takes longer
+            wanted = np.linspace(0, shared.d, num=min(plan.blocks, 64, 1 + shared.d // _SHORT) + 1)[1:-1]
             cuts = [0, *np.unique(np.searchsorted(starts[:-1], wanted)).tolist(), plan.blocks]
             parallel(
                 lambda a, b: choose(*keys, shared.theta, local, starts, a, bits, LOG_ODDS, EXP2, indices[a:b]),
