@@ -9,7 +9,7 @@ block of positions, thousands of them late in training.
   boundary is sent.
 * **The pick** (our choice) is random with probability proportional to ``(p/q)^tilt``, the tilt such that the candidates' mean log-ratio is the one that
   Bern(theta_local) has. Plain minimal random coding (tilt 1) needs many spare bits a block, or the mean of the decoded masks stops 15 % short of
-  theta_local; matched, 1 to 4 %. What is left are blocks whose best candidate is still too near to theta: large steps of few positions among many small
+  theta_local; matched, 2 to 4 %. What is left are blocks whose best candidate is still too near to theta: large steps of few positions among many small
   ones are understated, by 10 % when a tail like Student's t with 4 degrees of freedom puts a sixth of the KL into 0.1 % of the positions.
 * **Rate control**: ``target_bpp`` scales the step between the log-odds of theta and theta_local by the largest g <= 1 that fits. KL goes with g^2. Only
   the encoder knows g.
@@ -50,10 +50,11 @@ __all__ = ["PRESETS", "Relative"]
 
 _MIN_BITS, _MAX_BITS = 6, 14
 _OCTAVE = tuple(round(2 ** (15 + i / 8)) for i in range(8))
-"""2^(i / 8) in units of 2^-15; the nearest integers are at least 0.03 from a tie, so every machine rounds alike."""
+"""2^(i / 8) in units of 2^-15; the nearest integers are at least 0.2 from a tie, so every machine rounds alike."""
 _LOWEST_OCTAVE = 20
 _PART = 1 << 20
-"""Positions (or, for packing, eighths of a block index) handled at a time: bounds what is allocated beside inputs and output."""
+"""Positions, or indices to pack, handled at a time: bounds what is allocated beside inputs and output. A multiple of 8, so that packed parts end on
+whole bytes."""
 _SHORT = 1 << 13
 _MAX_TRIALS = 40
 
@@ -244,7 +245,6 @@ def _starts(scales: bytes, shared: SharedState, target: int, n: int) -> NDArray[
 def _pack(indices: NDArray[np.uint16], bits: int) -> bytes:
     """Join indices of ``bits`` bits, most significant bit first."""
     places = np.arange(bits - 1, -1, -1, dtype=np.uint16)
-    # a multiple of eight indices at a time ends on a whole byte
     return b"".join(np.packbits((indices[start : start + _PART, None] >> places).astype(np.uint8) & 1).tobytes() for start in range(0, len(indices), _PART))
 
 

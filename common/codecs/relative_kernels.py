@@ -232,7 +232,7 @@ def _pick(weights: Any, expected: Any, random: Any, exp2: Any) -> Any:  # pragma
     """Draw an index with probability proportional to ``2^(tilt * weight)``, at the smallest tilt whose average weight is ``expected``.
 
     Plain importance sampling has tilt 1. With as few candidates as fit the bits it falls short: good ones are missing too often, and the decoded mean
-    keeps 85 % of the step. Matching the mean of the log-ratio, block by block, keeps 96 to 99 % (our choice). ``weights`` is overwritten.
+    keeps 85 % of the step. Matching the mean of the log-ratio, block by block, keeps 96 to 98 % (our choice). ``weights`` is overwritten.
     """
     best = weights.max()
     for j in range(weights.size):

@@ -347,9 +347,12 @@ def test_each_fault_has_its_error(honest: tuple[SharedState, int, bytes]) -> Non
     check(n, body[:2] + bytes([min(body[2] + 16, 255)]) + body[3:], BadGeometry)
     check(0, body[:6], BadGeometry)
     check(n + 1, body + b"\0", BadGeometry)
-    # indices of 7 bits, all ones, leave bits to fill in the last byte, and those are ones too
-    assert 7 * n % 8
-    check(n, bytes([7]) + body[1:6] + b"\xff" * -(-7 * n // 8), BadGeometry)
+    # a target whose blocks leave bits to fill in the last byte
+    counts = ((target, len(reference_starts(body[2:6], shared, target)) - 1) for target in range(80, 120))
+    target, blocks = next((target, blocks) for target, blocks in counts if 7 * blocks % 8)
+    front, size = bytes([7, target]) + body[2:6], -(-7 * blocks // 8)
+    codec.decode(seal(shared, blocks, front + bytes(size)), shared)
+    check(blocks, front + bytes(size - 1) + b"\1", BadGeometry)
 
 
 @settings(derandomize=True, deadline=None, max_examples=300)
