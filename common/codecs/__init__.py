@@ -12,14 +12,17 @@ True
 
 from __future__ import annotations
 
+from typing import Any
+
 from common.codecs.base import Codec
 from common.codecs.fuse import Fuse8, Fuse16
+from common.codecs.relative import Relative
 from common.codecs.state import SharedState
 from common.errors import ConfigError
 
 __all__ = ["Codec", "SharedState", "available_codecs", "get_codec"]
 
-_CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Fuse8, Fuse16)}
+_CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Fuse8, Fuse16, Relative)}
 
 
 def available_codecs() -> tuple[str, ...]:
@@ -27,7 +30,7 @@ def available_codecs() -> tuple[str, ...]:
     return tuple(_CODECS)
 
 
-def get_codec(name: str, keep: float = 1.0) -> Codec:
+def get_codec(name: str, keep: float = 1.0, **options: Any) -> Codec:
     """Make a codec.
 
     Parameters
@@ -36,12 +39,14 @@ def get_codec(name: str, keep: float = 1.0) -> Codec:
         One of `available_codecs`.
     keep
         kappa of this call, in (0, 1].
+    options
+        What the codec's class takes beside ``keep``; the defaults serve.
 
     Raises
     ------
     ConfigError
-        If there is no codec of this name.
+        If there is no codec of this name, or an option has a value out of range.
     """
     if name not in _CODECS:
         raise ConfigError(f"codec = {name!r}: there is no such codec; choose one of {', '.join(_CODECS)}")
-    return _CODECS[name](keep=keep)
+    return _CODECS[name](keep=keep, **options)
