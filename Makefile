@@ -5,8 +5,6 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # The first of these that is 3.11 or 3.12 makes the environment.
 PYTHONS := python3.12 python3.11 python3 python
-# A home of its own: the state that another Flower version left in ~/.flwr would keep a SuperLink from starting.
-export FLWR_HOME ?= $(CURDIR)/.flwr
 # Flower starts its own commands by name.
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -16,9 +14,7 @@ help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## Fine-tune the embedded backbone on handwritten digits over ten simulated clients (about 2 minutes)
-	@started=$$(date +%s) && \
-	$(BIN)/flwr run . local --federation-config "num-supernodes=10 client-resources-num-cpus=1" --run-config "output-dir='$(CURDIR)/runs'" && \
-	$(BIN)/python -m deltamask_server.watch runs/latest --after $$started --superlink local
+	@$(BIN)/python deploy/simulate.py --supernodes 10
 
 watch: $(READY)  ## Follow the newest run as a live table
 	@$(BIN)/python -m deltamask_server.watch runs/latest
@@ -38,7 +34,7 @@ bench: $(READY)  ## Measure the codecs on this machine
 	$(BIN)/python -m benchmarks.codecs
 
 clean:  ## Remove the environment, caches and build output; keeps runs/
-	rm -rf $(VENV) .flwr dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml common/models/letters_vit.safetensors

@@ -1,23 +1,25 @@
 """The run config and the node config, parsed once at the edge of each app into typed, validated values.
 
-Keys are kebab-case in ``pyproject.toml``, in ``--run-config`` and in ``--node-config``; attributes are the same names in snake_case. Nothing below the two apps reads
-Flower's dictionaries.
+Keys are kebab-case in ``pyproject.toml``, in ``--run-config`` and in ``--node-config``; attributes are the same names
+in snake_case. Nothing below the two apps reads Flower's dictionaries.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from common.codecs import available_codecs
 from common.errors import ConfigError
 
-__all__ = ["NodeConfig", "RunConfig", "parse_node_config", "parse_run_config"]
+__all__ = ["NodeConfig", "RunConfig", "parse_node_config", "parse_run_config", "reference"]
 
 
 def _kebab(name: str) -> str:
@@ -25,38 +27,78 @@ def _kebab(name: str) -> str:
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_kebab, populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=_kebab, populate_by_name=True, protected_namespaces=()
+    )
 
 
 class RunConfig(_Config):
     """Everything that one run is defined by; the same on the server and on every client."""
 
     method: Literal["deltamask"] = Field("deltamask", description="Algorithm.")
-    seed: int = Field(1, ge=0, lt=2**63, description="Seed of everything random in the run. The same seed gives the same bytes.")
-    threads: int = Field(1, ge=0, le=1024, description="CPU threads of torch in each process; 0 leaves torch's own choice. Other numbers of threads may round differently.")
+    seed: int = Field(
+        1, ge=0, lt=2**63, description="Seed of everything random in the run. The same seed gives the same bytes."
+    )
+    threads: int = Field(
+        1,
+        ge=0,
+        le=1024,
+        description="CPU threads of torch in each process; 0 leaves torch's own choice. Other numbers of threads may "
+        "round differently.",
+    )
 
     num_server_rounds: int = Field(10, ge=1, le=100_000, description="Rounds of masked training, after the head round.")
     participation: float = Field(1.0, gt=0, le=1, description="Share of the clients that train in a round.")
-    min_clients: int = Field(2, ge=1, description="Clients that must be connected before the run starts, and quorum of usable replies in each round.")
+    min_clients: int = Field(
+        2,
+        ge=1,
+        description="Clients that must be connected before the run starts, and quorum of usable replies in each round.",
+    )
     node_wait_seconds: float = Field(120.0, gt=0, description="How long to wait for min-clients to connect.")
-    round_timeout_seconds: float = Field(3600.0, gt=0, description="How long to wait for the replies of one round; later replies are counted as missing.")
+    round_timeout_seconds: float = Field(
+        3600.0, gt=0, description="How long to wait for the replies of one round; later replies are counted as missing."
+    )
 
-    backbone: str = Field("letters-vit", min_length=1, description="`letters-vit` (embedded) or the name of a timm Vision Transformer.")
-    weights: str = Field("default", min_length=1, description="Weights of the backbone: `default` (embedded for letters-vit, else downloaded and cached by timm), `random`, or the path of a .safetensors file.")
-    image_size: int = Field(0, ge=0, le=2048, description="Side of the input images; 0 is the backbone's own. Position embeddings are resized.")
-    masked_blocks: int = Field(5, ge=1, le=1000, description="Masked blocks, counted from the last. Every Linear weight in them has a score.")
+    backbone: str = Field(
+        "letters-vit", min_length=1, description="`letters-vit` (embedded) or the name of a timm Vision Transformer."
+    )
+    weights: str = Field(
+        "default",
+        min_length=1,
+        description="Weights of the backbone: `default` (embedded for letters-vit, else downloaded by timm), "
+        "`random`, or the path of a .safetensors file.",
+    )
+    image_size: int = Field(
+        0,
+        ge=0,
+        le=2048,
+        description="Side of the input images; 0 is the backbone's own. Position embeddings are resized.",
+    )
+    masked_blocks: int = Field(
+        5, ge=1, le=1000, description="Masked blocks, counted from the last. Every Linear weight in them has a score."
+    )
 
-    dataset: str = Field("digits", min_length=1, description="`digits` (built in) or `npz:PATH` (keys x_train, y_train, x_test, y_test).")
-    train_limit: int = Field(0, ge=0, description="Use only that many training images, the same number of each class; 0 is all.")
-    test_limit: int = Field(0, ge=0, description="Use only that many test images, the same number of each class; 0 is all.")
-    partitioner: Literal["iid", "dirichlet", "pathological"] = Field("iid", description="How training images are divided among clients.")
+    dataset: str = Field(
+        "digits", min_length=1, description="`digits` (built in) or `npz:PATH` (keys x_train, y_train, x_test, y_test)."
+    )
+    train_limit: int = Field(
+        0, ge=0, description="Use only that many training images, the same number of each class; 0 is all."
+    )
+    test_limit: int = Field(
+        0, ge=0, description="Use only that many test images, the same number of each class; 0 is all."
+    )
+    partitioner: Literal["iid", "dirichlet", "pathological"] = Field(
+        "iid", description="How training images are divided among clients."
+    )
     dirichlet_alpha: float = Field(1.0, gt=0, description="Concentration of `dirichlet`; small is skewed.")
     classes_per_client: int = Field(2, ge=1, description="Classes each client holds under `pathological`.")
 
     local_epochs: int = Field(3, ge=1, description="Passes over the local data in a round.")
     batch_size: int = Field(32, ge=1, description="Images in a training step.")
     learning_rate: float = Field(0.1, gt=0, description="Adam's step on the scores.")
-    initial_theta: float = Field(0.95, gt=0, lt=1, description="Probability of every mask bit at the start; 1 would be the pre-trained function.")
+    initial_theta: float = Field(
+        0.95, gt=0, lt=1, description="Probability of every mask bit at the start; 1 would be the pre-trained function."
+    )
     theta_clip: float = Field(0.01, gt=0, lt=0.5, description="Aggregated probabilities stay in [clip, 1 - clip].")
     prior: float = Field(1.0, ge=1, description="lambda_0 of the Beta(lambda_0, lambda_0) prior.")
     head_epochs: int = Field(300, ge=1, description="Epochs of linear probing in the head round.")
@@ -67,7 +109,18 @@ class RunConfig(_Config):
     kappa_final: float = Field(0.4, gt=0, le=1, description="The same in the last round; a cosine lies between.")
 
     eval_batch_size: int = Field(250, ge=1, description="Images in a batch without gradients.")
-    output_dir: str = Field("runs", min_length=1, description="Where the server writes its run folders; relative to the folder the SuperLink was started in.")
+    output_dir: str = Field(
+        "runs",
+        min_length=1,
+        description="Where the server writes its run folders; relative to the folder the SuperLink was started in.",
+    )
+
+    @field_validator("codec")
+    @classmethod
+    def _known_codec(cls, name: str) -> str:
+        if name not in available_codecs():
+            raise PydanticCustomError("codec", "choose one of {names}", {"names": ", ".join(available_codecs())})
+        return name
 
 
 class NodeConfig(_Config):
@@ -75,10 +128,17 @@ class NodeConfig(_Config):
 
     model_config = ConfigDict(extra="ignore")
 
-    partition_id: int = Field(ge=0, lt=2**32 - 1, description="The client id: 0 .. num-partitions - 1, another one for each SuperNode, the same after a restart.")
+    partition_id: int = Field(
+        ge=0,
+        lt=2**32 - 1,
+        description="The client id: 0 .. num-partitions - 1, another one for each SuperNode, the same after a restart.",
+    )
     num_partitions: int = Field(ge=1, description="Parts the training data is divided into.")
     device: str = Field("auto", description="`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.")
-    cache_dir: str = Field("", description="Where activations are kept between rounds; default: $XDG_CACHE_HOME/deltamask or ~/.cache/deltamask.")
+    cache_dir: str = Field(
+        "",
+        description="Where activations are kept; default: $XDG_CACHE_HOME/deltamask, ~/.cache/deltamask.",
+    )
 
     @property
     def cache_path(self) -> Path:
@@ -87,7 +147,9 @@ class NodeConfig(_Config):
 
 
 def default_cache_path() -> Path:
-    """``$XDG_CACHE_HOME/deltamask``, ``~/.cache/deltamask``, or a folder in the temporary directory for users without a home."""
+    """``$XDG_CACHE_HOME/deltamask``, ``~/.cache/deltamask``, or a folder in the temporary directory for users without a
+    home.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "deltamask"
@@ -104,10 +166,11 @@ def parse_run_config(values: Mapping[str, Any]) -> RunConfig:
         Naming every wrong key, its value and what is allowed.
     """
     config = _parse(RunConfig, values, "run config")
-    if config.codec not in available_codecs():
-        raise ConfigError(f"run config: codec = {config.codec!r}: choose one of {', '.join(available_codecs())}")
     if config.kappa_final > config.kappa:
-        raise ConfigError(f"run config: kappa-final = {config.kappa_final} is above kappa = {config.kappa}; the share sent may only fall")
+        raise ConfigError(
+            f"run config: kappa-final = {config.kappa_final} is above kappa = {config.kappa}; "
+            "the share sent may only fall"
+        )
     return config
 
 
@@ -120,10 +183,15 @@ def parse_node_config(values: Mapping[str, Any]) -> NodeConfig:
         As `parse_run_config`; also when partition-id is not below num-partitions.
     """
     if "partition-id" not in values or "num-partitions" not in values:
-        raise ConfigError('node config: start the SuperNode with --node-config "partition-id=0 num-partitions=2" (its own partition-id each)')
+        raise ConfigError(
+            'node config: start the SuperNode with --node-config "partition-id=0 num-partitions=2", '
+            "each with a partition-id of its own"
+        )
     config = _parse(NodeConfig, values, "node config")
     if config.partition_id >= config.num_partitions:
-        raise ConfigError(f"node config: partition-id = {config.partition_id}: must be below num-partitions = {config.num_partitions}")
+        raise ConfigError(
+            f"node config: partition-id = {config.partition_id}: must be below num-partitions = {config.num_partitions}"
+        )
     return config
 
 
@@ -144,3 +212,21 @@ def _explain(model: type[_Config], item: Any, where: str) -> str:
         return f"{where}: {key} = {item['input']!r}: there is no such key; known keys: {known}"
     message = item["msg"][0].lower() + item["msg"][1:]
     return f"{where}: {key} = {item['input']!r}: {message}"
+
+
+def reference() -> str:
+    """Every key as Markdown tables, as the README shows them."""
+    parts = []
+    for title, model in (("Run config", RunConfig), ("Node config", NodeConfig)):
+        rows = [f"**{title}**", "", "| key | default | meaning |", "|---|---|---|"]
+        for name, field in model.model_fields.items():
+            default = "" if field.is_required() else f"`{json.dumps(field.default)}`"
+            choices = get_args(field.annotation)
+            allowed = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
+            rows.append(f"| `{_kebab(name)}` | {default} | {field.description}{allowed} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(reference())

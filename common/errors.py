@@ -6,7 +6,8 @@ DeltaMaskError
 ├── ModelError             a backbone or its weights are missing, or differ between the two sides
 ├── RoundError             the run cannot go on: too few nodes, too few usable replies
 ├── EncodeError            a client cannot encode what it learnt (a bug or impossible input, never the network)
-└── PayloadError           whatever is wrong with bytes or metrics that came from the other side; ``reason`` is the name it is counted by
+└── PayloadError           whatever is wrong with bytes or metrics that came from the other side; ``reason`` is the name
+it is counted by
     ├── TruncatedPayload   "truncated"
     ├── OversizedPayload   "oversized"
     ├── WrongFormat        "wrong-format"      not our magic bytes, version, method, codec, or a reserved bit is set

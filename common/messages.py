@@ -6,10 +6,12 @@
     client -> server                  "update":  ConfigRecord {payload}      the head's bytes
     server -> client   train          "arrays":  ArrayRecord {theta, head}   one blob each
                                       "round":   ConfigRecord {round}
-    client -> server                  "update":  ConfigRecord {payload}      the encoded delta: one blob, one bytes value
+    client -> server                  "update":  ConfigRecord {payload}      the encoded delta: one blob, one bytes
+    value
                                       "metrics": MetricRecord                both replies carry it
 
-Uplink payloads are below a megabyte, where one bytes value costs least around it; theta may be a hundred, where a (chunked) Array does.
+Uplink payloads are below a megabyte, where one bytes value costs least around it; theta may be a hundred, where a
+(chunked) Array does.
 """
 
 from __future__ import annotations
@@ -25,7 +27,19 @@ from numpy.typing import NDArray
 from common.errors import BadMetric, OversizedPayload, TruncatedPayload, WrongFormat, WrongModel
 from common.models.head import Head
 
-__all__ = ["HELLO", "HEAD", "TRAIN", "Hello", "Update", "pack_global", "pack_hello", "pack_update", "unpack_global", "unpack_hello", "unpack_update"]
+__all__ = [
+    "HEAD",
+    "HELLO",
+    "TRAIN",
+    "Hello",
+    "Update",
+    "pack_global",
+    "pack_hello",
+    "pack_update",
+    "unpack_global",
+    "unpack_hello",
+    "unpack_update",
+]
 
 HELLO, HEAD, TRAIN = "query", "train.head", "train"
 
@@ -57,7 +71,9 @@ class Update:
 
 def pack_hello(hello: Hello) -> RecordDict:
     """A client's answer to a query."""
-    return RecordDict({"hello": ConfigRecord({"client": hello.client, "digest": hello.backbone_digest, "d": hello.masked_parameters})})
+    return RecordDict(
+        {"hello": ConfigRecord({"client": hello.client, "digest": hello.backbone_digest, "d": hello.masked_parameters})}
+    )
 
 
 def unpack_hello(content: RecordDict) -> Hello:
@@ -109,7 +125,13 @@ def unpack_update(content: RecordDict, max_bytes: int) -> Update:
         If a metric is missing, not a finite number, or out of range.
     """
     record, metrics = content.get("update"), content.get("metrics")
-    if len(content) != 2 or not isinstance(record, ConfigRecord) or not isinstance(metrics, MetricRecord) or len(record) > 1 or len(metrics) > len(METRICS):
+    if (
+        len(content) != 2
+        or not isinstance(record, ConfigRecord)
+        or not isinstance(metrics, MetricRecord)
+        or len(record) > 1
+        or len(metrics) > len(METRICS)
+    ):
         raise WrongFormat(f"a reply with records {sorted(content)}; expected update and metrics with their own keys")
     payload = record.get("payload")
     if not isinstance(payload, bytes) or not payload:

@@ -1,8 +1,10 @@
-"""Bayesian aggregation of masks: a Beta posterior per weight, as pure functions (DeltaMask, arXiv 2311.17299, section 3.3).
+"""Bayesian aggregation of masks: a Beta posterior per weight, as pure functions (DeltaMask, arXiv 2311.17299, section
+3.3).
 
 Each weight has a Beta(prior, prior) belief on the probability that its mask bit is 1. Every accepted client mask is one
-Bernoulli observation of each weight, so the posterior after K masks with ``ones`` ones is Beta(prior + ones, prior + K - ones), and all weights share
-K. Counts are integers: folding the masks in any order, or in parts, gives the same posterior bit for bit.
+Bernoulli observation of each weight, so the posterior after K masks with ``ones`` ones is Beta(prior + ones, prior + K
+- ones), and all weights share K. Counts are integers: folding the masks in any order, or in parts, gives the same
+posterior bit for bit.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ def mode(posterior: BetaPosterior, clip: float = 0.01) -> NDArray[np.uint16]:
     posterior
         At least one mask, or a prior above 1.
     clip
-        Theta is kept in [clip, 1 - clip] (our choice), so that a score never becomes so extreme that a client cannot move it.
+        Theta is kept in [clip, 1 - clip] (our choice), so that a score never becomes so extreme that a client cannot
+        move it.
 
     Returns
     -------
@@ -70,8 +73,8 @@ def mode(posterior: BetaPosterior, clip: float = 0.01) -> NDArray[np.uint16]:
 def is_reset_round(server_round: int, participation: float) -> bool:
     """Whether the posterior starts again from its prior before this round.
 
-    Every ``ceil(1 / participation)`` rounds (paper): by then each client has been heard once on average, and older masks describe an older
-    theta.
+    Every ``ceil(1 / participation)`` rounds (paper): by then each client has been heard once on average, and older
+    masks describe an older theta.
     """
     period = math.ceil(1 / participation - 1e-9)
     return (server_round - 1) % period == 0

@@ -19,7 +19,8 @@ def bernoulli_kl(p: NDArray[np.floating], q: NDArray[np.floating]) -> NDArray[np
     with np.errstate(divide="ignore", invalid="ignore"):
         one = np.where(p > 0, p * np.log2(p / q), 0.0)
         zero = np.where(p < 1, (1 - p) * np.log2((1 - p) / (1 - q)), 0.0)
-    return np.maximum(one + zero, 0.0)
+    divergence: NDArray[np.float64] = np.maximum(one + zero, 0.0)
+    return divergence
 
 
 def select_top(
@@ -47,7 +48,9 @@ def select_top(
 
 
 def cosine_kappa(kappa: float, final: float, server_round: int, num_rounds: int) -> float:
-    """Cosine schedule from ``kappa`` in round 1 to ``final`` in the last round (the paper names the schedule; its end is our choice)."""
+    """Cosine schedule from ``kappa`` in round 1 to ``final`` in the last round (the paper names the schedule; its end
+    is our choice).
+    """
     if num_rounds <= 1:
         return kappa
     progress = (server_round - 1) / (num_rounds - 1)

@@ -1,7 +1,7 @@
 """Probabilities on the 16-bit grid that both sides compare integers on.
 
-A probability is stored as ``theta`` in 1..65535 and means ``theta / 65536``. Mask bits come from integer comparisons with 16-bit
-uniforms, so that no float rounding on some machine can flip a bit that another machine keeps.
+A probability is stored as ``theta`` in 1..65535 and means ``theta / 65536``. Mask bits come from integer comparisons
+with 16-bit uniforms, so that no float rounding on some machine can flip a bit that another machine keeps.
 """
 
 from __future__ import annotations

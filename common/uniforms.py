@@ -1,9 +1,10 @@
 """Shared randomness: the same 16-bit uniforms on every machine, from NumPy or torch, on CPU or GPU.
 
-SplitMix64 (Steele, Lea, Flood 2014) in counter mode: output word ``i`` of stream ``key`` is ``mix(key + (i + 1) * GOLDEN)`` and holds the uniforms of
-positions ``4 i .. 4 i + 3``, lowest bits first. Only 64-bit integer arithmetic modulo 2^64, so no library, thread count or
-processor changes a bit. The stream key is a digest of (run seed, round, client), so that different clients draw
-different masks (else averaging would not reduce the sampling noise) and both ends of a link draw the same.
+SplitMix64 (Steele, Lea, Flood 2014) in counter mode: output word ``i`` of stream ``key`` is ``mix(key + (i + 1) *
+GOLDEN)`` and holds the uniforms of positions ``4 i .. 4 i + 3``, lowest bits first. Only 64-bit integer arithmetic
+modulo 2^64, so no library, thread count or processor changes a bit. The stream key is a digest of (run seed, round,
+client), so that different clients draw different masks (else averaging would not reduce the sampling noise) and both
+ends of a link draw the same.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def stream_key(seed: int, round: int, client: int, purpose: str = "mask") -> int
 
 
 def stream_seed(seed: int, round: int, client: int, purpose: str) -> int:
-    """A 63-bit seed for a library generator (``torch.Generator``, ``numpy.random.default_rng``), independent per purpose."""
+    """A 63-bit seed for a library generator (``torch.Generator``, ``numpy.random.default_rng``), independent per
+    purpose.
+    """
     return stream_key(seed, round, client, purpose) >> 1
 
 
@@ -51,7 +54,8 @@ def uniforms(key: int, count: int) -> NDArray[np.uint16]:
 
     Returns
     -------
-    uint16 array of shape ``(count,)``, uniform on 0..65535: ``u < theta`` is true with probability ``theta / 65536`` exactly.
+    uint16 array of shape ``(count,)``, uniform on 0..65535: ``u < theta`` is true with probability ``theta / 65536``
+    exactly.
     """
     words = np.arange(1, -(-count // _LANES) + 1, dtype=np.uint64)
     words *= np.uint64(_GOLDEN)

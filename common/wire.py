@@ -1,7 +1,8 @@
-"""Wire format v1: the 34-byte header in front of every uplink payload. docs/wire-format.md has the byte table and the reasons.
+"""Wire format v1: the 34-byte header in front of every uplink payload. docs/wire-format.md has the byte table and the
+reasons.
 
-Everything is little-endian. A payload is accepted only if every field matches what the receiver already knows; each mismatch is an error of its own,
-raised before anything is allocated from numbers in the payload.
+Everything is little-endian. A payload is accepted only if every field matches what the receiver already knows; each
+mismatch is an error of its own, raised before anything is allocated from numbers in the payload.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from common.errors import ChecksumMismatch, OversizedPayload, TruncatedPayload, WrongClient, WrongFormat, WrongModel, WrongRound
+from common.errors import (
+    ChecksumMismatch,
+    OversizedPayload,
+    TruncatedPayload,
+    WrongClient,
+    WrongFormat,
+    WrongModel,
+    WrongRound,
+)
 
 __all__ = ["HEADER_BYTES", "METHODS", "VERSION", "Header", "max_payload_bytes", "pack_payload", "unpack_payload"]
 
@@ -39,14 +48,26 @@ class Header:
 
 
 def max_payload_bytes(d: int) -> int:
-    """Largest payload that any codec may produce for ``d`` masked weights: 4 KiB and 8 bytes a weight (a 32-bit filter of everything)."""
+    """Largest payload that any codec may produce for ``d`` masked weights: 4 KiB and 8 bytes a weight (a 32-bit filter
+    of everything).
+    """
     return 4096 + 8 * d
 
 
 def pack_payload(header: Header, body: bytes) -> bytes:
     """Join header, checksum and body."""
     front = _LAYOUT.pack(
-        MAGIC, VERSION, header.method, header.codec, 0, header.round, header.client, header.d, header.n, header.theta_digest, 0
+        MAGIC,
+        VERSION,
+        header.method,
+        header.codec,
+        0,
+        header.round,
+        header.client,
+        header.d,
+        header.n,
+        header.theta_digest,
+        0,
     )[:-4]
     return front + struct.pack("<I", zlib.crc32(body, zlib.crc32(front))) + body
 

@@ -1,7 +1,7 @@
 """The ClientApp: answers who it is, fits the head once, and trains masks in every round.
 
-A client keeps no state that a restart would lose. What is expensive - the frozen prefix's activations - is cached on disk; models are kept in memory for processes that serve more
-than one message (the simulation's).
+A client keeps no state that a restart would lose. What is expensive - the frozen prefix's activations - is cached on
+disk; models are kept in memory for processes that serve more than one message (the simulation's).
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class _Site:
 
 
 def _reported(handler: Callable[[Message, RunConfig, NodeConfig], Message]) -> Callable[[Message, Context], Message]:
-    """Parse the configs, and report an exception to the server by its type alone: messages and tracebacks may name paths and data."""
+    """Parse the configs, and report an exception to the server by its type alone: messages and tracebacks may name
+    paths and data.
+    """
 
     @functools.wraps(handler)
     def handle(message: Message, context: Context) -> Message:
@@ -59,7 +61,9 @@ def _reported(handler: Callable[[Message, RunConfig, NodeConfig], Message]) -> C
             return handler(message, run, node)
         except Exception as error:
             _log.exception("this client cannot answer: %s", error)
-            return Message(Error(_CLIENT_APP_RAISED, f"{type(error).__name__}; see the log of this SuperNode"), reply_to=message)
+            return Message(
+                Error(_CLIENT_APP_RAISED, f"{type(error).__name__}; see the log of this SuperNode"), reply_to=message
+            )
 
     return handle
 
@@ -81,7 +85,9 @@ def head(message: Message, run: RunConfig, node: NodeConfig) -> Message:
     device = site.backbone.masks.parameters()[0].device
     features = torch.cat(
         [
-            site.backbone.unmasked_features(torch.from_numpy(np.array(site.activations[i : i + run.eval_batch_size])).to(device))
+            site.backbone.unmasked_features(
+                torch.from_numpy(np.array(site.activations[i : i + run.eval_batch_size])).to(device)
+            )
             for i in range(0, len(site.labels), run.eval_batch_size)
         ]
     )
@@ -100,7 +106,7 @@ def train(message: Message, run: RunConfig, node: NodeConfig) -> Message:
     """Train scores from the global theta and send the encoded delta."""
     start = time.perf_counter()
     site = _site(run, node)
-    server_round = int(message.content["round"]["round"])  # type: ignore[arg-type,index]
+    server_round = int(message.content["round"]["round"])  # type: ignore[arg-type]
     masks = site.backbone.masks
     arrays = message.content.array_records["arrays"]
     theta, head = unpack_global(arrays, masks.d, site.classes, site.backbone.features)

@@ -41,21 +41,26 @@ def train_masks(
 ) -> LocalResult:
     """Train scores from the global probabilities, with a fresh Bernoulli mask in every step.
 
-    Weights, biases, norms and the head stay frozen; Adam is fresh in every round, since its moments describe a theta that aggregation has replaced.
+    Weights, biases, norms and the head stay frozen; Adam is fresh in every round, since its moments describe a theta
+    that aggregation has replaced.
 
     Parameters
     ----------
+    backbone, head
+        The frozen network; its masks are overwritten.
     activations, labels
         Prefix outputs ``(n, tokens, width)`` and classes ``(n,)`` of the local images.
     theta
         Global probabilities on the 16-bit grid, ``(d,)``.
+    epochs, batch_size, learning_rate
+        Passes over the local data, images in a step, Adam's step.
     seed
         Seeds the order of the images and the masks of the steps; private to the client.
     """
     masks = backbone.masks
     masks.load_scores(torch.from_numpy(scores(theta)))
     masks.generator.manual_seed(seed)
-    order = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     device = masks.parameters()[0].device
     targets = torch.from_numpy(labels)
     optimiser = torch.optim.Adam(masks.parameters(), lr=learning_rate, fused=True)
@@ -63,7 +68,9 @@ def train_masks(
     for epoch in range(epochs):
         if epoch == epochs - 1:
             loss_sum.zero_(), right.zero_()
-        for index in torch.randperm(len(labels), generator=order).split(batch_size):
+        order = torch.randperm(len(labels), generator=rng)
+        for start in range(0, len(labels), batch_size):
+            index = order[start : start + batch_size]
             tokens = torch.from_numpy(activations[index.numpy()]).to(device)
             target = targets[index].to(device)
             logits = head(backbone.tail(tokens))

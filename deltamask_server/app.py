@@ -68,7 +68,10 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
         prior=config.prior,
     )
     strategy.summary()
-    print(f"backbone {backbone.name} ({backbone.digest.hex()}), {len(data.x_test):,} test images of {data.classes} classes")
+    print(
+        f"backbone {backbone.name} ({backbone.digest.hex()}), "
+        f"{len(data.x_test):,} test images of {data.classes} classes"
+    )
 
     begun = time.perf_counter()
     tally = strategy.fit_head(grid, config.round_timeout_seconds)
@@ -87,6 +90,11 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
         print(round_line(folder.add_round(report, dict(accuracy))), flush=True)
 
     strategy.start(
-        grid, strategy.arrays(), config.num_server_rounds, config.round_timeout_seconds, evaluate_fn=evaluate, on_round=record
+        grid,
+        strategy.arrays(),
+        config.num_server_rounds,
+        config.round_timeout_seconds,
+        evaluate_fn=evaluate,
+        on_round=record,
     )
     folder.save_model(strategy.theta, strategy.head)

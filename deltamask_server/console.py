@@ -47,18 +47,27 @@ def summary(results: dict[str, Any], folder: Path) -> str:
     if rounds and probe:
         last, before = rounds[-1], probe["accuracy"]
         after = last["accuracy"]["mean"]
-        fewer = f", {100 * (after - before) / (1 - before):.0f} % fewer errors" if before < 1 and after >= before else ""
+        fewer = (
+            f", {100 * (after - before) / (1 - before):.0f} % fewer errors" if before < 1 and after >= before else ""
+        )
         masked = results["model"]["masked_parameters"]
         lines += [
-            f"Accuracy    linear probe {before:.4f} -> mean mask {after:.4f}{fewer} (sampled {last['accuracy']['sample']:.4f}, thresholded {last['accuracy']['threshold']:.4f})",
-            f"Uplink      {_mean(rounds, 'uplink'):.4f} bits per parameter and client, mean of {len(rounds)} rounds ({masked:,} masked parameters; float32 is 32)",
-            f"            {_total(rounds, 'uplink'):,} bytes in all, and {sum(probe['uplink']['payload_bytes'].values()):,} for the head",
-            f"Downlink    {_mean(rounds, 'downlink'):.2f} bits per parameter and client, {_total(rounds, 'downlink'):,} bytes in all",
+            f"Accuracy    linear probe {before:.4f} -> mean mask {after:.4f}{fewer} "
+            f"(sampled {last['accuracy']['sample']:.4f}, thresholded {last['accuracy']['threshold']:.4f})",
+            f"Uplink      {_mean(rounds, 'uplink'):.4f} bits per parameter and client, mean of {len(rounds)} rounds "
+            f"({masked:,} masked parameters; float32 is 32)",
+            f"            {_total(rounds, 'uplink'):,} bytes in all, "
+            f"and {sum(probe['uplink']['payload_bytes'].values()):,} for the head",
+            f"Downlink    {_mean(rounds, 'downlink'):.2f} bits per parameter and client, "
+            f"{_total(rounds, 'downlink'):,} bytes in all",
         ]
         failed = sum(sum(entry["clients"]["failed"].values()) for entry in rounds)
         if failed:
-            lines.append(f"Failed      {failed} replies were missing or dropped; reasons by round and client in results.json")
-    lines.append(f"Files       {folder}/  (results.json, rounds.jsonl{', model.safetensors' if results['status'] == 'completed' else ''})")
+            lines.append(
+                f"Failed      {failed} replies were missing or dropped; reasons by round and client in results.json"
+            )
+    files = ["results.json", "rounds.jsonl", *(["model.safetensors"] if results["status"] == "completed" else [])]
+    lines.append(f"Files       {folder}/  ({', '.join(files)})")
     return "\n".join(lines)
 
 

@@ -30,7 +30,14 @@ class Enrolment:
         Receives one line for each refusal.
     """
 
-    def __init__(self, backbone_digest: bytes, masked_parameters: int, min_clients: int, wait_seconds: float, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        backbone_digest: bytes,
+        masked_parameters: int,
+        min_clients: int,
+        wait_seconds: float,
+        say: Callable[[str], None],
+    ) -> None:
         self._digest, self._d = backbone_digest, masked_parameters
         self._min_clients, self._wait_seconds, self._say = min_clients, wait_seconds, say
         self._clients: dict[int, int] = {}  # node id -> client id
@@ -56,7 +63,8 @@ class Enrolment:
             if time.monotonic() >= end:
                 refused = f"; refused: {'; '.join(sorted(set(self._refused.values())))}" if self._refused else ""
                 raise RoundError(
-                    f"{len(online)} usable clients after {self._wait_seconds:g} s, min-clients = {self._min_clients}{refused}. "
+                    f"{len(online)} usable clients after {self._wait_seconds:g} s, "
+                    f"min-clients = {self._min_clients}{refused}. "
                     "Start more SuperNodes, or lower min-clients or raise node-wait-seconds."
                 )
             time.sleep(_POLL_SECONDS)
@@ -85,12 +93,17 @@ class Enrolment:
             return str(error)
         if (hello.backbone_digest, hello.masked_parameters) != (self._digest, self._d):
             return (
-                f"client {hello.client} has other frozen weights (digest {hello.backbone_digest.hex()}, {hello.masked_parameters:,} masked) than the server "
-                f"(digest {self._digest.hex()}, {self._d:,} masked); give both the same backbone, weights, image-size and masked-blocks"
+                f"client {hello.client} has other frozen weights than the server (digest {hello.backbone_digest.hex()} "
+                f"with {hello.masked_parameters:,} masked, here {self._digest.hex()} with {self._d:,}); give both the "
+                "same backbone, weights, image-size and masked-blocks"
             )
-        # A restarted SuperNode comes back under a new node id, long before Flower notices that the old one is gone: the newest stands.
+        # A restarted SuperNode comes back under a new node id, long before Flower notices that the old one is gone: the
+        # newest stands.
         for other in [other for other, client in self._clients.items() if client == hello.client]:
-            self._say(f"client {hello.client} is now node {node}, no longer {other}: a restart, or two SuperNodes with one partition-id")
+            self._say(
+                f"client {hello.client} is now node {node}, no longer {other}: "
+                "a restart, or two SuperNodes with one partition-id"
+            )
             del self._clients[other]
             self._refused[other] = f"its partition-id {hello.client} was taken over by node {node}"
         self._clients[node] = hello.client

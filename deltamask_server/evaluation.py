@@ -1,4 +1,6 @@
-"""Accuracy of the global model on the server's test images, in the three forms that a mask distribution can be used in."""
+"""Accuracy of the global model on the server's test images, in the three forms that a mask distribution can be used
+in.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Evaluator:
         Images in a forward pass.
     """
 
-    def __init__(self, backbone: Backbone, activations: NDArray[np.float32], labels: NDArray[np.int64], batch_size: int) -> None:
+    def __init__(
+        self, backbone: Backbone, activations: NDArray[np.float32], labels: NDArray[np.int64], batch_size: int
+    ) -> None:
         self._backbone, self._activations, self._labels, self._batch_size = backbone, activations, labels, batch_size
 
     def linear_probe(self, head: Head) -> float:
@@ -35,7 +39,9 @@ class Evaluator:
         return self._accuracy(torch.ones(self._backbone.masks.d), head)
 
     def mask_forms(self, theta: NDArray[np.uint16], head: Head, seed: int, server_round: int) -> dict[str, float]:
-        """Accuracies of the weights times theta (``mean``, the posterior mean model), times one sampled mask (``sample``), and times [theta >= 1/2] (``threshold``)."""
+        """Accuracies of the weights times theta (``mean``, the posterior mean model), times one sampled mask
+        (``sample``), and times [theta >= 1/2] (``threshold``).
+        """
         sample = SharedState(theta, seed, server_round, SERVER_CLIENT).mask()
         forms = {"mean": probabilities(theta), "sample": sample, "threshold": theta >= ONE // 2}
         return {name: self._accuracy(torch.from_numpy(form.astype(np.float32)), head) for name, form in forms.items()}

@@ -16,8 +16,8 @@ _FIRST_POLL, _SLOWEST_POLL = 0.1, 2.0
 def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> Iterator[Message]:
     """Push messages, then yield each reply once, until all are there or the time is up.
 
-    Flower's own ``send_and_receive`` returns all replies at the end and looks every three seconds; here decoding goes on while others still train, and short rounds
-    are not rounded up. A late reply is simply never yielded.
+    Flower's own ``send_and_receive`` returns all replies at the end and looks every three seconds; here decoding goes
+    on while others still train, and short rounds are not rounded up. A late reply is simply never yielded.
     """
     pending = {message_id for message_id in grid.push_messages(list(messages)) if message_id}
     end, wait = time.monotonic() + timeout, _FIRST_POLL

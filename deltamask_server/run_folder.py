@@ -1,6 +1,8 @@
-"""What a run leaves behind: ``runs/<id>/`` with results.json, rounds.jsonl and model.safetensors, and ``runs/latest`` pointing to it.
+"""What a run leaves behind: ``runs/<id>/`` with results.json, rounds.jsonl and model.safetensors, and ``runs/latest``
+pointing to it.
 
-``results.json`` is replaced after every round (never half-written), ``rounds.jsonl`` is appended, so that a run that is cut off has lost nothing.
+``results.json`` is replaced after every round (never half-written), ``rounds.jsonl`` is appended, so that a run that is
+cut off has lost nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +56,12 @@ class RunFolder:
     def set_model(self, name: str, digest: bytes, segments: tuple[int, ...]) -> None:
         """Record the frozen model."""
         self._masked = sum(segments)
-        self.results["model"] = {"name": name, "masked_parameters": self._masked, "masked_tensors": len(segments), "digest": digest.hex()}
+        self.results["model"] = {
+            "name": name,
+            "masked_parameters": self._masked,
+            "masked_tensors": len(segments),
+            "digest": digest.hex(),
+        }
         self._write_results()
 
     def set_linear_probe(self, accuracy: float, tally: Tally, seconds: float) -> None:
@@ -95,7 +102,12 @@ class RunFolder:
             "head.bias": torch.from_numpy(head.bias),
         }
         model = self.results["model"]
-        metadata = {"format": "deltamask-theta-v1", "backbone": str(model["name"]), "backbone_digest": str(model["digest"]), "config": json.dumps(self.results["config"])}
+        metadata = {
+            "format": "deltamask-theta-v1",
+            "backbone": str(model["name"]),
+            "backbone_digest": str(model["digest"]),
+            "config": json.dumps(self.results["config"]),
+        }
         save_file(tensors, path, metadata)
         return path
 

@@ -1,6 +1,8 @@
-"""DeltaMask as a Flower Strategy: sample clients, send theta, decode their deltas one by one, fold the masks into a Beta posterior.
+"""DeltaMask as a Flower Strategy: sample clients, send theta, decode their deltas one by one, fold the masks into a
+Beta posterior.
 
-Tsouvalas, Asano, Saeed: Federated Fine-Tuning of Foundation Models via Probabilistic Masking, arXiv 2311.17299, algorithm 1.
+Tsouvalas, Asano, Saeed: Federated Fine-Tuning of Foundation Models via Probabilistic Masking, arXiv 2311.17299,
+algorithm 1.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class RoundReport:
     theta: NDArray[np.uint16]
     evaluation: MetricRecord | None
     seconds: dict[str, float]
-    """Wall time by phase: configure, train (waiting, with decoding and folding in between), aggregate (that decoding and folding alone), evaluate."""
+    """Wall time by phase: configure, train (waiting, with decoding and folding in between), aggregate (that decoding
+    and folding alone), evaluate.
+    """
 
 
 class DeltaMask(Strategy):
@@ -125,7 +129,11 @@ class DeltaMask(Strategy):
         def keep(client: int, update: Update) -> None:
             heads[client] = Head.from_bytes(update.payload, self._classes, self._features), update.examples
 
-        self._collect(exchange(grid, self._messages.values(), timeout), max_bytes=4 * self._classes * (self._features + 1), accept=keep)
+        self._collect(
+            exchange(grid, self._messages.values(), timeout),
+            max_bytes=4 * self._classes * (self._features + 1),
+            accept=keep,
+        )
         self._require_quorum("the head round")
         # In the order of client ids: a sum of floats depends on its order, and arrival is chance.
         self.head = average_heads([heads[client] for client in sorted(heads)])
@@ -133,8 +141,12 @@ class DeltaMask(Strategy):
 
     # -- Flower's Strategy interface -----------------------------------------------------------------------------------
 
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        """One message to each client of this round's sample, which depends on (seed, round) and the connected client ids only."""
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message to each client of this round's sample, which depends on (seed, round) and the connected client
+        ids only.
+        """
         online = self._enrolment.online(grid)
         count = max(self._quorum, math.ceil(self._participation * len(online) - 1e-9))
         rng = np.random.default_rng(stream_seed(self._seed, server_round, SERVER_CLIENT, "sample"))
@@ -145,7 +157,9 @@ class DeltaMask(Strategy):
         self._downlink = dict.fromkeys(sample, size)
         return list(self._messages.values())
 
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Decode and fold replies as they come; one mask is in memory at a time.
 
         Bad replies are dropped and counted in ``tally``, and the round goes on.
@@ -155,7 +169,11 @@ class DeltaMask(Strategy):
         RoundError
             If fewer replies than the quorum are usable; theta then stays as it was.
         """
-        start = empty_posterior(self.d, self._prior) if is_reset_round(server_round, self._participation) else self._posterior
+        start = (
+            empty_posterior(self.d, self._prior)
+            if is_reset_round(server_round, self._participation)
+            else self._posterior
+        )
         posterior = [start]
         self._aggregate_seconds = 0.0
 
@@ -168,10 +186,16 @@ class DeltaMask(Strategy):
         self._require_quorum(f"round {server_round}")
         self._posterior = posterior[0]
         self.theta = mode(self._posterior, self._theta_clip)
-        metrics = {"clients": len(self.tally.payload_bytes), "loss": self.tally.mean("loss"), "accuracy": self.tally.mean("accuracy")}
+        metrics: dict[str, int | float | list[int] | list[float]] = {
+            "clients": len(self.tally.payload_bytes),
+            "loss": self.tally.mean("loss"),
+            "accuracy": self.tally.mean("accuracy"),
+        }
         return self.arrays(), MetricRecord(metrics)
 
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
         """No evaluation on clients: the server holds the test images."""
         return []
 
@@ -181,7 +205,10 @@ class DeltaMask(Strategy):
 
     def summary(self) -> None:
         """Print what this strategy is."""
-        print(f"DeltaMask: {self.d:,} masked weights in {len(self._segments)} tensors, codec {self._codec_name}, quorum {self._quorum}")
+        print(
+            f"DeltaMask: {self.d:,} masked weights in {len(self._segments)} tensors, "
+            f"codec {self._codec_name}, quorum {self._quorum}"
+        )
 
     def start(
         self,
@@ -194,7 +221,9 @@ class DeltaMask(Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
         on_round: Callable[[RoundReport], None] = lambda report: None,
     ) -> Result:
-        """Flower's loop, with two differences: replies are decoded while others still train, and ``on_round`` hears of each round when it ends."""
+        """Flower's loop, with two differences: replies are decoded while others still train, and ``on_round`` hears of
+        each round when it ends.
+        """
         result = Result()
         result.arrays = arrays = initial_arrays
         for server_round in range(1, num_rounds + 1):
@@ -226,7 +255,8 @@ class DeltaMask(Strategy):
     def _address(self, clients: dict[int, int], content: RecordDict, message_type: str, group: str) -> None:
         """Make one message for each client, and a fresh tally."""
         self._messages = {
-            client: Message(content, dst_node_id=node, message_type=message_type, group_id=group) for client, node in sorted(clients.items())
+            client: Message(content, dst_node_id=node, message_type=message_type, group_id=group)
+            for client, node in sorted(clients.items())
         }
         self.tally = Tally(tuple(self._messages))
 
@@ -235,8 +265,8 @@ class DeltaMask(Strategy):
         tally = self.tally
         asked: dict[str, int] | None = None
         for reply in replies:
-            # Message ids exist only once the messages are pushed, which the first reply proves. An error from a dead node names no client, so replies are
-            # attributed by the message they answer, never by their source.
+            # Message ids exist only once the messages are pushed, which the first reply proves. An error from a dead
+            # node names no client, so replies are attributed by the message they answer, never by their source.
             if asked is None:
                 asked = {message.metadata.message_id: client for client, message in self._messages.items()}
             client = asked.get(reply.metadata.reply_to_message_id)
@@ -270,10 +300,21 @@ class DeltaMask(Strategy):
         usable = len(self.tally.payload_bytes)
         if usable < self._quorum:
             failed = ", ".join(f"{count} {reason}" for reason, count in sorted(self.tally.dropped.items())) or "none"
-            raise RoundError(_NO_QUORUM.format(usable=usable, asked=len(self.tally.asked), what=what, quorum=self._quorum, failed=failed))
+            raise RoundError(
+                _NO_QUORUM.format(
+                    usable=usable, asked=len(self.tally.asked), what=what, quorum=self._quorum, failed=failed
+                )
+            )
 
 
-_ERROR_REASONS = {1: "client-app-not-loaded", 2: "client-error", 3: "message-lost", 4: "reply-lost", 5: "node-unavailable", 8: "client-crashed"}
+_ERROR_REASONS = {
+    1: "client-app-not-loaded",
+    2: "client-error",
+    3: "message-lost",
+    4: "reply-lost",
+    5: "node-unavailable",
+    8: "client-crashed",
+}
 """Flower's error codes."""
 
 

@@ -14,7 +14,8 @@ NO_REPLY = "no-reply"
 class Tally:
     """Accepted and failed replies of one round.
 
-    A client that was asked ends either in ``payload_bytes`` or in ``failures``, never in both: a second reply of an accepted client is counted in ``dropped`` only.
+    A client that was asked ends either in ``payload_bytes`` or in ``failures``, never in both: a second reply of an
+    accepted client is counted in ``dropped`` only.
     """
 
     asked: tuple[int, ...]

@@ -2,8 +2,8 @@
 
     python -m deltamask_server.watch [runs/latest]
 
-It reads the run's folder, so it works alike for simulation, deployment and finished runs. The exit status is 0 only if the run completed. `make demo` starts it right after
-`flwr run`, with ``--after`` and ``--superlink``: it then waits for the new run's folder to appear, and asks Flower when nothing moves.
+It reads the run's folder, so it works alike for simulation, deployment and finished runs. The exit status is 0 only if
+the run completed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from rich.table import Table
 
 from deltamask_server.console import COLUMNS, HEADER, failed_replies, round_cells, round_line, summary
 
-__all__ = ["follow"]
+__all__ = ["ended_by_flower", "follow", "wait_for_run"]
 
 _POLL_SECONDS = 0.5
 _SUSPICIOUS_SECONDS = 30.0
 _START_SECONDS = 120.0
+_ASK_SECONDS = 5.0
 
 
 def follow(folder: Path, has_ended: Callable[[], bool] = lambda: False) -> bool:
@@ -39,7 +40,8 @@ def follow(folder: Path, has_ended: Callable[[], bool] = lambda: False) -> bool:
     folder
         The run's folder.
     has_ended
-        Asked when nothing was written for a while: whether the run is over without having said so (its process was killed).
+        Asked when nothing was written for a while: whether the run is over without having said so (its process was
+        killed).
     """
     console = Console()
     shown, stamp, quiet_since = 0, 0, time.monotonic()
@@ -55,7 +57,10 @@ def follow(folder: Path, has_ended: Callable[[], bool] = lambda: False) -> bool:
                     shown = _print_lines(results, shown)
             elif time.monotonic() - quiet_since > _SUSPICIOUS_SECONDS:
                 if has_ended():
-                    results |= {"status": "failed", "reason": "the server ended without finishing; see Flower's log of the run"}
+                    results |= {
+                        "status": "failed",
+                        "reason": "the server ended without finishing; see Flower's log of the run",
+                    }
                 quiet_since = time.monotonic()
             else:
                 time.sleep(_POLL_SECONDS)
@@ -77,7 +82,8 @@ def _print_lines(results: dict[str, Any], shown: int) -> int:
 def _table(results: dict[str, Any], folder: Path) -> Table:
     config = results["config"]
     done, planned = len(results["rounds"]), config["num-server-rounds"]
-    title = f"{config['method']} on {config['dataset']}, codec {config['codec']}: {results['status']}, {done} of {planned} rounds"
+    title = f"{config['method']} on {config['dataset']}, codec {config['codec']}: "
+    title += f"{results['status']}, {done} of {planned} rounds"
     any_failed = any(entry["clients"]["failed"] for entry in results["rounds"])
     table = Table(title=title, caption=str(folder), box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for name in (*COLUMNS, "failed") if any_failed else COLUMNS:
@@ -90,37 +96,38 @@ def _table(results: dict[str, Any], folder: Path) -> Table:
     return table
 
 
-def _wait_for_new(latest: Path, after: float) -> Path | None:
-    """The folder of the first run that started after a time (seconds since 1970), or None when there is none in time."""
-    end = time.monotonic() + _START_SECONDS
+def wait_for_run(latest: Path, after: float, has_ended: Callable[[], bool] = lambda: False) -> Path | None:
+    """The folder of the first run that started after a time (seconds since 1970).
+
+    None if there is none in time, or ``has_ended`` says that none will come.
+    """
+    end, ask = time.monotonic() + _START_SECONDS, time.monotonic() + _ASK_SECONDS
     while time.monotonic() < end:
-        if (latest / "results.json").is_file() and latest.resolve().stat().st_mtime >= after:
+        ended = time.monotonic() >= ask and has_ended()  # before the look: a run may begin and end in between
+        if (latest / "results.json").is_file() and latest.resolve().stat().st_ctime >= after:
             return latest.resolve()
+        if ended:
+            return None
+        ask += _ASK_SECONDS if time.monotonic() >= ask else 0
         time.sleep(_POLL_SECONDS)
     return None
 
 
-def _ended_by_flower(superlink: str, folder: Path) -> bool:
-    """Ask Flower whether this folder's run is over."""
-    run_id = folder.name.rsplit("-", 1)[-1]
-    done = subprocess.run(["flwr", "ls", superlink, "--run-id", run_id, "--format", "json"], capture_output=True, text=True, check=False)
+def ended_by_flower(superlink: str, run_id: str) -> bool:
+    """Whether Flower says that a run is over."""
+    command = ["flwr", "ls", superlink, "--run-id", run_id, "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return '"status": "finished' in done.stdout
 
 
 def main() -> None:
     """Follow the run named on the command line."""
     parser = argparse.ArgumentParser(description="Follow a run; exit status 0 if it completed.")
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/latest"), help="a run's folder (default: runs/latest)")
-    parser.add_argument("--after", type=float, help="wait for a run that started after this time, in seconds since 1970")
-    parser.add_argument("--superlink", help="Flower's name of the SuperLink, to ask when nothing moves")
-    args = parser.parse_args()
-    folder = args.folder.resolve() if args.after is None else _wait_for_new(args.folder, args.after)
-    if folder is None:
-        parser.error(f"no run began in {args.folder.parent} within {_START_SECONDS:.0f} s; `flwr ls {args.superlink or ''}` and `flwr log RUN-ID {args.superlink or ''} --show` say why")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/latest"), help="default: runs/latest")
+    folder = parser.parse_args().folder.resolve()
     if not (folder / "results.json").is_file():
         parser.error(f"no run at {folder}: start one, or name its folder")
-    completed = follow(folder, (lambda: _ended_by_flower(args.superlink, folder)) if args.superlink else (lambda: False))
-    sys.exit(0 if completed else 1)
+    sys.exit(0 if follow(folder) else 1)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,22 @@ True
 
 from __future__ import annotations
 
+from typing import Any
+
 from common.codecs.base import Codec
 from common.codecs.bitmap import Bitmap
 from common.codecs.bloom import Bloom
 from common.codecs.exact import Exact
-from common.codecs.fuse import Fuse8, Fuse16, Fuse32, FuseCodec
+from common.codecs.fuse import Fuse8, Fuse16, Fuse32
+from common.codecs.relative import Relative
 from common.codecs.state import SharedState
 from common.errors import ConfigError
 
 __all__ = ["Codec", "SharedState", "available_codecs", "get_codec"]
 
-_CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Fuse8, Fuse16, Fuse32, Exact, Bitmap, Bloom)}
+_CODECS: dict[str, type[Codec]] = {
+    codec.name: codec for codec in (Fuse8, Fuse16, Fuse32, Exact, Relative, Bitmap, Bloom)
+}
 
 
 def available_codecs() -> tuple[str, ...]:
@@ -30,7 +35,7 @@ def available_codecs() -> tuple[str, ...]:
     return tuple(_CODECS)
 
 
-def get_codec(name: str, keep: float = 1.0, *, candidates: bool = True) -> Codec:
+def get_codec(name: str, keep: float = 1.0, **options: Any) -> Codec:
     """Make a codec.
 
     Parameters
@@ -39,16 +44,14 @@ def get_codec(name: str, keep: float = 1.0, *, candidates: bool = True) -> Codec
         One of `available_codecs`.
     keep
         kappa of this call, in (0, 1].
-    candidates
-        Of the fuse codecs, when they encode: have the receiver test only positions that can have flipped; False is the paper. Other codecs have no
-        such choice.
+    options
+        What the codec's class takes beside ``keep``; the defaults serve.
 
     Raises
     ------
     ConfigError
-        If there is no codec of this name.
+        If there is no codec of this name, or an option has a value out of range.
     """
     if name not in _CODECS:
         raise ConfigError(f"codec = {name!r}: there is no such codec; choose one of {', '.join(_CODECS)}")
-    codec = _CODECS[name]
-    return codec(keep=keep, candidates=candidates) if issubclass(codec, FuseCodec) else codec(keep=keep)
+    return _CODECS[name](keep=keep, **options)

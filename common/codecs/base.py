@@ -19,7 +19,8 @@ __all__ = ["Codec", "DeltaCodec"]
 class Codec(ABC):
     """One way to send a local update.
 
-    A codec is a value: it holds options only, so one object serves any number of clients and rounds. Equal input gives equal bytes, on any machine.
+    A codec is a value: it holds options only, so one object serves any number of clients and rounds. Equal input gives
+    equal bytes, on any machine.
 
     Parameters
     ----------

@@ -1,8 +1,10 @@
-"""3-wise binary fuse filters (Graf, Lemire 2022): built by pyfusefilter's compiled core, tested by our own vectorised loop.
+"""3-wise binary fuse filters (Graf, Lemire 2022): built by pyfusefilter's compiled core, tested by our own vectorised
+loop.
 
-A filter of n keys holds about 1.125 n fingerprints of 8, 16 or 32 bits (the core has no 32: binary_fuse32.py builds those). A key of the set always
-matches; any other key matches with probability 2^-bits. Membership here is bit-identical to the core's ``contain``, which answers one key a call;
-ours runs over millions of consecutive positions with Numba, on all cores.
+A filter of n keys holds about 1.125 n fingerprints of 8, 16 or 32 bits (the core has no 32: binary_fuse32.py builds
+those). A key of the set always matches; any other key matches with probability 2^-bits. Membership here is
+bit-identical to the core's ``contain``, which answers one key a call; ours runs over millions of consecutive positions
+with Numba, on all cores.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ _GROWTHS = (1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)
 class BinaryFuseFilter:
     """A built filter.
 
-    ``fingerprints`` has ``(segment_count + 2) * segment_length`` entries, uint8, uint16 or uint32; ``segment_length`` is a power of two.
+    ``fingerprints`` has ``(segment_count + 2) * segment_length`` entries, uint8, uint16 or uint32; ``segment_length``
+    is a power of two.
     """
 
     seed: int
@@ -55,8 +58,11 @@ class BinaryFuseFilter:
         for_each(run, len(ranges))
         return out
 
-    def contains_candidates(self, uniforms: NDArray[np.uint16], theta: NDArray[np.uint16], threshold: int) -> tuple[NDArray[np.bool_], int]:
-        """Membership of the positions whose log-odds distance is at most ``threshold``; the others are not looked up, and are no members.
+    def contains_candidates(
+        self, uniforms: NDArray[np.uint16], theta: NDArray[np.uint16], threshold: int
+    ) -> tuple[NDArray[np.bool_], int]:
+        """Membership of the positions whose log-odds distance is at most ``threshold``; the others are not looked up,
+        and are no members.
 
         Parameters
         ----------
@@ -77,7 +83,14 @@ class BinaryFuseFilter:
         def run(index: int) -> None:
             start, end = ranges[index]
             tested[index] = _contains_candidates(
-                np.uint64(start), uniforms[start:end], theta[start:end], low, end_of, out[start:end], self.fingerprints, *self._geometry()
+                np.uint64(start),
+                uniforms[start:end],
+                theta[start:end],
+                low,
+                end_of,
+                out[start:end],
+                self.fingerprints,
+                *self._geometry(),
             )
 
         for_each(run, len(ranges))
@@ -92,7 +105,9 @@ class BinaryFuseFilter:
 def _matches(  # pragma: no cover - compiled
     key: Any, fingerprints: Any, seed: Any, segment_length: Any, segment_count_length: Any, index_mask: Any
 ) -> Any:
-    """Whether a key's three fingerprints add up. All integers are uint64: one signed operand would turn them into floats."""
+    """Whether a key's three fingerprints add up. All integers are uint64: one signed operand would turn them into
+    floats.
+    """
     u18, u32, u33 = np.uint64(18), np.uint64(32), np.uint64(33)
     low32 = np.uint64(0xFFFFFFFF)
     # murmur64 finaliser of key + seed
@@ -141,15 +156,17 @@ def _contains_candidates(  # pragma: no cover - compiled
         out[i] = False
         if low[t] <= u < end_of[t]:
             tested += 1
-            out[i] = _matches(start + np.uint64(i), fingerprints, seed, segment_length, segment_count_length, index_mask)
+            out[i] = _matches(
+                start + np.uint64(i), fingerprints, seed, segment_length, segment_count_length, index_mask
+            )
     return tested
 
 
 def build_filter(keys: NDArray[np.uint64], bits: int) -> BinaryFuseFilter:
     """Build a filter of distinct keys, with the compiled core where it can.
 
-    The core tries 100 seeds for its preferred size and gives up for a few n (11,480 to 11,530 in its release of January 2026);
-    we then allow it a larger array, which the receiver reads from the header anyway.
+    The core tries 100 seeds for its preferred size and gives up for a few n (11,480 to 11,530 in its release of January
+    2026); we then allow it a larger array, which the receiver reads from the header anyway.
 
     Parameters
     ----------
@@ -175,7 +192,9 @@ def build_filter(keys: NDArray[np.uint64], bits: int) -> BinaryFuseFilter:
         core.Size = len(keys)
         if populate(ffi.from_buffer("uint64_t[]", keys), len(keys), core):
             dtype = np.dtype(f"<u{bits // 8}")
-            fingerprints = np.frombuffer(ffi.buffer(core.Fingerprints, core.ArrayLength * dtype.itemsize), dtype=dtype).copy()
+            fingerprints = np.frombuffer(
+                ffi.buffer(core.Fingerprints, core.ArrayLength * dtype.itemsize), dtype=dtype
+            ).copy()
             return BinaryFuseFilter(core.Seed, core.SegmentLength, core.SegmentCount, fingerprints)
     raise EncodeError(f"no binary fuse filter found for {len(keys)} keys: they are probably not distinct")
 

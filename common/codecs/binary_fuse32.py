@@ -1,9 +1,11 @@
-"""Building a 3-wise binary fuse filter (Graf, Lemire 2022) with 32-bit fingerprints, which pyfusefilter's core does not offer.
+"""Building a 3-wise binary fuse filter (Graf, Lemire 2022) with 32-bit fingerprints, which pyfusefilter's core does not
+offer.
 
-Every key owns three slots, one in each of three consecutive segments. Peeling finds an order in which each key has a slot that no later key uses: a
-slot with a single key gives that key up, which may leave single keys in its two other slots, and so on. Filling the slots in the reverse order makes
-the three of every key add up (xor) to its fingerprint. Hashes and geometry are those of the smaller filters, so one membership loop serves all three;
-sizes come from integers only, so that equal keys give equal bytes on any machine.
+Every key owns three slots, one in each of three consecutive segments. Peeling finds an order in which each key has a
+slot that no later key uses: a slot with a single key gives that key up, which may leave single keys in its two other
+slots, and so on. Filling the slots in the reverse order makes the three of every key add up (xor) to its fingerprint.
+Hashes and geometry are those of the smaller filters, so one membership loop serves all three; sizes come from integers
+only, so that equal keys give equal bytes on any machine.
 """
 
 from __future__ import annotations
@@ -20,9 +22,27 @@ from common.errors import EncodeError
 __all__ = ["build_fingerprints32"]
 
 _MAX_LOG2_LENGTH = 18
-# floor(log(n) / log(3.33) + 2.25) is the paper's log2 of the segment length; here, the smallest n at which it reaches 2, 3, 4 ...: no logarithm may
-# round differently.
-_LENGTH_STEPS = (1, 3, 9, 28, 92, 304, 1_010, 3_362, 11_193, 37_273, 124_118, 413_310, 1_376_322, 4_583_150, 15_261_887, 50_822_082, 169_237_530)
+# floor(log(n) / log(3.33) + 2.25) is the paper's log2 of the segment length; here, the smallest n at which it reaches
+# 2, 3, 4 ...: no logarithm may round differently.
+_LENGTH_STEPS = (
+    1,
+    3,
+    9,
+    28,
+    92,
+    304,
+    1_010,
+    3_362,
+    11_193,
+    37_273,
+    124_118,
+    413_310,
+    1_376_322,
+    4_583_150,
+    15_261_887,
+    50_822_082,
+    169_237_530,
+)
 _SEEDS = 100
 _GROWTHS_PERCENT = (100, 105, 110, 120, 150, 200, 400)
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -50,7 +70,9 @@ def build_fingerprints32(keys: NDArray[np.uint64]) -> tuple[int, int, int, NDArr
         length, count = _geometry(len(keys) * percent // 100)
         for attempt in range(_SEEDS):
             seed = _seed(attempt)
-            slots, hashes = _peel(keys, np.uint64(seed), np.uint64(length), np.uint64(count * length), (count + 2) * length)
+            slots, hashes = _peel(
+                keys, np.uint64(seed), np.uint64(length), np.uint64(count * length), (count + 2) * length
+            )
             if len(slots) == len(keys):
                 fingerprints = _fill(slots, hashes, np.uint64(length), np.uint64(count * length), (count + 2) * length)
                 return seed, length, count, fingerprints
@@ -72,7 +94,9 @@ def _geometry(n: int) -> tuple[int, int]:
 
 
 def _seed(attempt: int) -> int:
-    """SplitMix64's output number ``attempt``: which seeds are tried is part of the format, since equal input must give equal bytes."""
+    """SplitMix64's output number ``attempt``: which seeds are tried is part of the format, since equal input must give
+    equal bytes.
+    """
     z = (attempt + 1) * _GOLDEN & _WORD
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _WORD
@@ -89,7 +113,9 @@ def _slots(h: Any, length: Any, count_length: Any) -> Any:  # pragma: no cover -
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _hash_in_order(keys: Any, seed: Any) -> Any:  # pragma: no cover - compiled
-    """Hashes of the keys, roughly ascending (by their top bits, a counting sort): neighbours share segments, which keeps peeling in the cache."""
+    """Hashes of the keys, roughly ascending (by their top bits, a counting sort): neighbours share segments, which
+    keeps peeling in the cache.
+    """
     u33 = np.uint64(33)
     bits = 1
     while (1 << bits) < keys.size >> 4 and bits < 16:

@@ -1,9 +1,12 @@
-"""``bitmap``: the whole local mask, entropy-coded, as FedPM sends it (Isik et al., arXiv 2209.15328). The reference that a delta is measured against.
+"""``bitmap``: the whole local mask, entropy-coded, as FedPM sends it (Isik et al., arXiv 2209.15328). The reference
+that a delta is measured against.
 
-No shared randomness helps it: the mask is coded layer by layer with the layer's own share of ones, which is what FedPM's arithmetic coder learns. So
-it costs about H(theta) bits a position, and nothing is selected: kappa does not apply.
+No shared randomness helps it: the mask is coded layer by layer with the layer's own share of ones, which is what
+FedPM's arithmetic coder learns. So it costs about H(theta) bits a position, and nothing is selected: kappa does not
+apply.
 
-Body: share of ones of each layer in 1/65,536 (2 bytes a layer), then the entropy-coded words of all layers. The header's n is the number of ones.
+Body: share of ones of each layer in 1/65,536 (2 bytes a layer), then the entropy-coded words of all layers. The
+header's n is the number of ones.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""``bloom``: the selected delta in a Bloom filter, the index coding of DeepReduce (Xu et al., NeurIPS 2021), for comparison with the binary fuse
-filter.
+"""``bloom``: the selected delta in a Bloom filter, the index coding of DeepReduce (Xu et al., NeurIPS 2021), for
+comparison with the binary fuse filter.
 
-At the same rate of mistakes a Bloom filter takes 1.44 * log2(1 / rate) bits a key, 11.5 for 2^-8, where a fuse filter takes 9. DeepReduce repairs
-false positives by policies on the values that it sends with them; a mask has no values, so here they are flips by mistake, as with the paper's codec.
+At the same rate of mistakes a Bloom filter takes 1.44 * log2(1 / rate) bits a key, 11.5 for 2^-8, where a fuse filter
+takes 9. DeepReduce repairs false positives by policies on the values that it sends with them; a mask has no values, so
+here they are flips by mistake, as with the paper's codec.
 
-Body: k (1 byte): number of hashes, and the rate is 2^-k. Then the bits, lowest first: ``ceil(n * k / ln 2)`` of them, so that half are set. Half
-ones, half zeros at random do not compress: there is no PNG and no zlib. An empty delta has an empty body.
+Body: k (1 byte): number of hashes, and the rate is 2^-k. Then the bits, lowest first: ``ceil(n * k / ln 2)`` of them,
+so that half are set. Half ones, half zeros at random do not compress: there is no PNG and no zlib. An empty delta has
+an empty body.
 """
 
 from __future__ import annotations
@@ -72,8 +74,8 @@ class Bloom(DeltaCodec):
         size = _bits(n, hashes)
         if not 1 <= hashes <= _MOST_HASHES or size > _MOST_BITS or len(table) != -(-size // 8):
             raise BadGeometry(f"{len(table)} bytes of filter for {n} keys and {hashes} hashes")
-        # Random keys set half of the bits, with a spread of less than sqrt(size) / 2: six times that is no filter of n keys, and would match too
-        # much.
+        # Random keys set half of the bits, with a spread of less than sqrt(size) / 2: six times that is no filter of n
+        # keys, and would match too much.
         ones = int(np.bitwise_count(table).sum())
         if ones > size / 2 + 3 * math.sqrt(size) + 8:
             raise ImplausibleDelta(f"{ones} of {size} bits are set")
@@ -96,7 +98,9 @@ def _bits(n: int, hashes: int) -> int:
 
 @numba.njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
 def _mix(key: Any) -> Any:  # pragma: no cover - compiled
-    """SplitMix64's finaliser; its two halves are the two hashes that the others are made of (Kirsch, Mitzenmacher 2006)."""
+    """SplitMix64's finaliser; its two halves are the two hashes that the others are made of (Kirsch, Mitzenmacher
+    2006).
+    """
     h = key + np.uint64(0x9E3779B97F4A7C15)
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

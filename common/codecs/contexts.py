@@ -1,9 +1,11 @@
-"""How likely a flip is, given what both sides know: positions sorted into cells by distance, theta and layer, and cells joined into contexts.
+"""How likely a flip is, given what both sides know: positions sorted into cells by distance, theta and layer, and cells
+joined into contexts.
 
-Local training moves scores, so whether a bit flips depends on the log-odds distance between u and theta (distance.py) first of all. After selection
-by KL it also depends on theta: the same step at theta = 0.99 is worth less. Layers may learn at different speeds. How much of this pays
-depends on the size of the delta, so cells are fine and the encoder joins them into the cheapest of 24 layouts (our choice). In real rounds of 1
-million positions, distance alone halves the cost of the delta, theta saves another 5 %, and layers save less than their tables cost.
+Local training moves scores, so whether a bit flips depends on the log-odds distance between u and theta (distance.py)
+first of all. After selection by KL it also depends on theta: the same step at theta = 0.99 is worth less. Layers may
+learn at different speeds. How much of this pays depends on the size of the delta, so cells are fine and the encoder
+joins them into the cheapest of 24 layouts (our choice). In real rounds of 1 million positions, distance alone halves
+the cost of the delta, theta saves another 5 %, and layers save less than their tables cost.
 
 Everything here is integer arithmetic: the costs that choose a layout too, since equal input must give equal bytes.
 """
@@ -26,7 +28,9 @@ __all__ = ["CELLS", "LAYOUTS", "CellMap", "Layout", "entropy_fixed", "join_cells
 _BINS = 32
 _CLASSES = 8
 CELLS = _BINS * _CLASSES
-"""Cells of one layer: 32 steps of distance for each of 8 classes of theta (its odds to the next power of two, either way round)."""
+"""Cells of one layer: 32 steps of distance for each of 8 classes of theta (its odds to the next power of two, either
+way round).
+"""
 _MOST_SEGMENTS = 256
 _TASK = 1 << 20
 
@@ -58,7 +62,9 @@ class Layout:
         return (cell // _BINS * self.bins if self.theta else 0) + (cell % _BINS * self.bins // _BINS)
 
 
-LAYOUTS = tuple(Layout(bins, theta, segments) for segments in (False, True) for theta in (False, True) for bins in range(6))
+LAYOUTS = tuple(
+    Layout(bins, theta, segments) for segments in (False, True) for theta in (False, True) for bins in range(6)
+)
 """Every layout; its place here is its number in a payload."""
 
 
@@ -73,7 +79,9 @@ def join_cells(cells: NDArray[np.int64], layout: Layout) -> NDArray[np.int64]:
 
 
 def entropy_fixed(total: NDArray[np.int64], flips: NDArray[np.int64]) -> int:
-    """Empirical conditional entropy of flips given their contexts, the sum of ``total * H(flips / total)``, in bits times 2^16."""
+    """Empirical conditional entropy of flips given their contexts, the sum of ``total * H(flips / total)``, in bits
+    times 2^`FRACTION`.
+    """
     total, flips = total.ravel(), flips.ravel()
     stays = total - flips
     # A count of zero is multiplied by a zero; its logarithm only has to exist.
@@ -103,12 +111,17 @@ class CellMap:
             for segment, (size, end) in enumerate(zip(sizes, self._ends.tolist(), strict=True))
             for start in range(end - size, end, _TASK)
         ]
-        # Steps of distance grow linearly (their bounds as squares): the probability falls fastest near theta, and a few far flips must not widen all
-        # the steps.
+        # Steps of distance grow linearly (their bounds as squares): the probability falls fastest near theta, and a few
+        # far flips must not widen all the steps.
         bounds = (np.arange(_BINS, dtype=np.int64) ** 2 * (reach + 1) + _BINS**2 - 1) // _BINS**2
         steps = np.searchsorted(bounds, np.arange(reach + 1), side="right") - 1
         classes = np.minimum(np.abs(odds_tables()[1]) // UNIT, _CLASSES - 1)
-        self._tables = (*uniform_bounds(reach), *odds_tables(), steps.astype(np.int32), (classes * _BINS).astype(np.int32))
+        self._tables = (
+            *uniform_bounds(reach),
+            *odds_tables(),
+            steps.astype(np.int32),
+            (classes * _BINS).astype(np.int32),
+        )
         self._counts = np.zeros((len(self._tasks), CELLS), dtype=np.int64)
         for_each(self._count, len(self._tasks))
 
@@ -145,15 +158,20 @@ class CellMap:
 
     def _count(self, index: int) -> None:
         start, end, _ = self._tasks[index]
-        _count_cells(self._shared.uniforms[start:end], self._shared.theta[start:end], *self._tables, self._counts[index])
+        _count_cells(
+            self._shared.uniforms[start:end], self._shared.theta[start:end], *self._tables, self._counts[index]
+        )
 
-    def _move(self, flips: NDArray[np.bool_], bits: NDArray[np.uint8] | None, layout: Layout, used: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    def _move(
+        self, flips: NDArray[np.bool_], bits: NDArray[np.uint8] | None, layout: Layout, used: NDArray[np.bool_]
+    ) -> NDArray[np.uint8]:
         local_of = layout.local_of()
         row = np.array([segment if layout.segments else 0 for _, _, segment in self._tasks])
         lengths = np.zeros((len(self._tasks), layout.local), dtype=np.int64)
         np.add.at(lengths.T, local_of, self._counts.T)
         lengths[~used[row]] = 0
-        # Where each task begins in each context: after all contexts before it, and after the earlier tasks of the same context.
+        # Where each task begins in each context: after all contexts before it, and after the earlier tasks of the same
+        # context.
         per_context = np.zeros(used.shape, dtype=np.int64)
         np.add.at(per_context, row, lengths)
         starts = (np.cumsum(per_context.ravel()) - per_context.ravel()).reshape(used.shape)
@@ -169,7 +187,9 @@ class CellMap:
         def run(index: int) -> None:
             start, end, _ = self._tasks[index]
             uniforms, theta = self._shared.uniforms[start:end], self._shared.theta[start:end]
-            (_collect if writing else _spread)(uniforms, theta, *self._tables, local, at[index], moved, flips[start:end])
+            (_collect if writing else _spread)(
+                uniforms, theta, *self._tables, local, at[index], moved, flips[start:end]
+            )
 
         for_each(run, len(self._tasks))
         return moved
@@ -177,7 +197,15 @@ class CellMap:
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _count_cells(  # pragma: no cover - compiled
-    uniforms: Any, theta: Any, low: Any, end_of: Any, of_uniform: Any, of_theta: Any, step_of: Any, class_of: Any, counts: Any
+    uniforms: Any,
+    theta: Any,
+    low: Any,
+    end_of: Any,
+    of_uniform: Any,
+    of_theta: Any,
+    step_of: Any,
+    class_of: Any,
+    counts: Any,
 ) -> None:
     for i in range(theta.size):
         u, t = uniforms[i], theta[i]
@@ -187,7 +215,18 @@ def _count_cells(  # pragma: no cover - compiled
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _collect(  # pragma: no cover - compiled
-    uniforms: Any, theta: Any, low: Any, end_of: Any, of_uniform: Any, of_theta: Any, step_of: Any, class_of: Any, local_of: Any, at: Any, bits: Any, flips: Any
+    uniforms: Any,
+    theta: Any,
+    low: Any,
+    end_of: Any,
+    of_uniform: Any,
+    of_theta: Any,
+    step_of: Any,
+    class_of: Any,
+    local_of: Any,
+    at: Any,
+    bits: Any,
+    flips: Any,
 ) -> None:
     for i in range(theta.size):
         u, t = uniforms[i], theta[i]
@@ -200,7 +239,18 @@ def _collect(  # pragma: no cover - compiled
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _spread(  # pragma: no cover - compiled
-    uniforms: Any, theta: Any, low: Any, end_of: Any, of_uniform: Any, of_theta: Any, step_of: Any, class_of: Any, local_of: Any, at: Any, bits: Any, flips: Any
+    uniforms: Any,
+    theta: Any,
+    low: Any,
+    end_of: Any,
+    of_uniform: Any,
+    of_theta: Any,
+    step_of: Any,
+    class_of: Any,
+    local_of: Any,
+    at: Any,
+    bits: Any,
+    flips: Any,
 ) -> None:
     for i in range(theta.size):
         u, t = uniforms[i], theta[i]

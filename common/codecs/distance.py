@@ -1,10 +1,11 @@
 """How far a shared uniform lies from theta, in log-odds: what decides whether a position can have flipped.
 
-With common random numbers a bit flips exactly when u lies between theta and theta_local, so a flip proves that training moved the position's
-probability past u. A local step moves the *score*, logit(theta), and by a bounded amount (Adam: at most about the learning rate a step), wherever
-theta stands. So the fitting measure is ``|logit(u) - logit(theta)|``, not ``|u - theta|``: in a run whose theta has spread over 0.01 .. 0.99, the
-flips' largest log-odds distance leaves 11 % of the positions in question, their largest linear distance 30 % (our choice and measurement; the paper
-tests every position).
+With common random numbers a bit flips exactly when u lies between theta and theta_local, so a flip proves that training
+moved the position's probability past u. A local step moves the *score*, logit(theta), and by a bounded amount (Adam: at
+most about the learning rate a step), wherever theta stands. So the fitting measure is ``|logit(u) - logit(theta)|``,
+not ``|u - theta|``: in a run whose theta has spread over 0.01 .. 0.99, the flips' largest log-odds distance leaves 11 %
+of the positions in question, their largest linear distance 30 % (our choice and measurement; the paper tests every
+position).
 
 Both ends must agree on every distance, so the logarithms are integer arithmetic: no library's ``log`` is asked.
 """
@@ -23,7 +24,7 @@ from common.theta import ONE
 
 __all__ = ["FRACTION", "UNIT", "distance_histogram", "distances", "log2_fixed", "odds_tables", "uniform_bounds"]
 
-FRACTION = 16
+FRACTION = 24
 """Fractional bits of `log2_fixed`."""
 UNIT = 1 << 10
 """Distance that means a factor of two in odds. The largest possible distance, 34 units, fits 16 bits."""
@@ -33,7 +34,7 @@ _LIMIT = 18 * UNIT
 
 
 def log2_fixed(x: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Binary logarithm, rounded down to 16 fractional bits, by repeated squaring.
+    """Binary logarithm, rounded down to 24 fractional bits, by repeated squaring.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ def log2_fixed(x: NDArray[np.integer]) -> NDArray[np.int64]:
 
     Returns
     -------
-    int64 array of the same shape, log2(x) * 65536; never decreasing in x.
+    int64 array of the same shape, log2(x) * 2^24, exact to about one unit; never decreasing in x.
     """
     # frexp of an integer below 2^53 is exact, and so are the scalings by powers of two: no rounding anywhere.
     exponent = np.frexp(x.astype(np.float64))[1].astype(np.int64) - 1
@@ -60,8 +61,8 @@ def log2_fixed(x: NDArray[np.integer]) -> NDArray[np.int64]:
 def odds_tables() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Log-odds of every uniform and of every theta, int32 ``(65536,)`` each, in units of 1 / `UNIT` octave.
 
-    ``u < theta`` compares integers, so u stands for the middle of its step, ``(u + 1/2) / 65536``; entry 0 of the second table is not a probability
-    and unused.
+    ``u < theta`` compares integers, so u stands for the middle of its step, ``(u + 1/2) / 65536``; entry 0 of the
+    second table is not a probability and unused.
     """
     values = np.arange(ONE, dtype=np.int64)
     uniform = log2_fixed(2 * values + 1) - log2_fixed(2 * (ONE - values) - 1)
@@ -96,7 +97,9 @@ def distance_histogram(uniforms: NDArray[np.uint16], theta: NDArray[np.uint16]) 
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _histogram(uniforms: Any, theta: Any, of_uniform: Any, of_theta: Any, out: Any) -> None:  # pragma: no cover - compiled
+def _histogram(
+    uniforms: Any, theta: Any, of_uniform: Any, of_theta: Any, out: Any
+) -> None:  # pragma: no cover - compiled
     for i in range(theta.size):
         out[abs(of_uniform[uniforms[i]] - of_theta[theta[i]])] += 1
 
@@ -107,8 +110,8 @@ def uniform_bounds(threshold: int) -> tuple[NDArray[np.int32], NDArray[np.int32]
     Returns
     -------
     low, end
-        int32 ``(65536,)`` each, indexed by theta: ``distance <= threshold`` is the same as ``low <= u < end``, so that a loop over millions of
-        positions looks up one line of a table that fits the cache, and computes nothing.
+        int32 ``(65536,)`` each, indexed by theta: ``distance <= threshold`` is the same as ``low <= u < end``, so that
+        a loop over millions of positions looks up one line of a table that fits the cache, and computes nothing.
     """
     of_theta, below = odds_tables()[1].astype(np.int64), _uniforms_below()
     low = below[np.clip(of_theta - threshold, -_LIMIT, _LIMIT) + _LIMIT]

@@ -1,11 +1,13 @@
-"""Bits with known probabilities to bytes and back: the ANS coder of ``constriction`` (Bamler 2022), with probabilities that are integers.
+"""Bits with known probabilities to bytes and back: the ANS coder of ``constriction`` (Bamler 2022), with probabilities
+that are integers.
 
-A probability is a numerator over 2^24, the coder's own precision, and is passed as that exact fraction; what the coder computes from it are single
-additions, multiplications and divisions, which IEEE 754 rounds the same way everywhere. So two machines never disagree on a model. Measured loss:
-about 10^-5 bits a symbol (its range coder loses 10^-4, too much for positions that flip once in 10,000).
+A probability is a numerator over 2^24, the coder's own precision, and is passed as that exact fraction; what the coder
+computes from it are single additions, multiplications and divisions, which IEEE 754 rounds the same way everywhere. So
+two machines never disagree on a model. Measured loss: about 10^-5 bits a symbol (its range coder loses 10^-4, too much
+for positions that flip once in 10,000).
 
-ANS is a stack: what was pushed last is popped first. Any bytes decode to something, so a decoder cannot hang or fail on damaged data; it sees the
-damage by what is left on the stack.
+ANS is a stack: what was pushed last is popped first. Any bytes decode to something, so a decoder cannot hang or fail on
+damaged data; it sees the damage by what is left on the stack.
 """
 
 from __future__ import annotations
@@ -85,11 +87,15 @@ class BitStack:
 
     def push_values(self, values: NDArray[np.int64], weights: NDArray[np.int64]) -> None:
         """Push values 0 .. len(weights) - 1, each as probable as its weight (a positive integer) says."""
-        self._coder.encode_reverse(values.astype(np.int32), _model.Categorical(weights.astype(np.float64), perfect=False))
+        self._coder.encode_reverse(
+            values.astype(np.int32), _model.Categorical(weights.astype(np.float64), perfect=False)
+        )
 
     def pop_values(self, count: int, weights: NDArray[np.int64]) -> NDArray[np.int64]:
         """Pop ``count`` values."""
-        return np.asarray(self._coder.decode(_model.Categorical(weights.astype(np.float64), perfect=False), count), dtype=np.int64)
+        return np.asarray(
+            self._coder.decode(_model.Categorical(weights.astype(np.float64), perfect=False), count), dtype=np.int64
+        )
 
     def to_bytes(self) -> bytes:
         """Little-endian 32-bit words; the last one is never zero."""

@@ -1,13 +1,15 @@
 """``exact``: the selected delta, lossless, entropy-coded given everything both sides know.
 
-A filter spends about 9 bits on each flip, wherever it is. Yet given theta and u a flip is far more likely in some places than in others, and
-impossible to expect in most (contexts.py). Every context's flips are coded with their own probability; contexts without any flip cost nothing, and
-positions beyond the furthest flip are not even looked at. Probabilities are counted first and sent (rounded to a quarter octave of odds, coded as
-differences): sent tables and adaptive counts cost the same within 0.2 % in real rounds, and with tables every context is one run that a vectorised
+A filter spends about 9 bits on each flip, wherever it is. Yet given theta and u a flip is far more likely in some
+places than in others, and out of the question in most (contexts.py). Every context's flips are coded with their own
+probability; contexts without any flip cost nothing, and positions beyond the furthest flip are not even looked at.
+Probabilities are counted first and sent (rounded to a quarter octave of odds, coded as differences): sent tables and
+adaptive counts cost the same within 0.2 % in real rounds, and with tables every context is one run that a vectorised
 coder takes at once.
 
-Body: layout (1 byte). 0 is plain: every position with the probability n / d; used when contexts do not pay. Otherwise 1 + a number of `LAYOUTS`,
-reach (2, the furthest flip's distance). Then the entropy-coded words: the table of probabilities, the runs of bits. An empty delta has an empty body.
+Body: layout (1 byte). 0 is plain: every position with the probability n / d; used when contexts do not pay. Otherwise 1
++ a number of `LAYOUTS`, reach (2, the furthest flip's distance). Then the entropy-coded words: the table of
+probabilities, the runs of bits. An empty delta has an empty body.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ __all__ = ["Exact"]
 _PLAIN = 0
 _FRONT = struct.Struct("<BH")
 _NEVER = 0
-"""Code of a context without flips. The others are 1 .. 185: quarter octaves of the odds against a flip, from 2^-23 to 2^23."""
+"""Code of a context without flips. The others are 1 .. 185: quarter octaves of the odds against a flip, from 2^-23 to
+2^23.
+"""
 _MOST = 92
 _CODES = 2 * _MOST + 2
 _START = 1 + _MOST
@@ -100,30 +104,33 @@ def _plain_run(n: int, d: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _choose_layout(totals: NDArray[np.int64], flipped: NDArray[np.int64], d: int) -> Layout | None:
     """The cheapest layout, table included; None when the plain code is at least as cheap. Ties go to the first.
 
-    A layout whose table would be more than 32 bytes and 1/64 of its entropy is not considered, even if it is cheaper by a little: so the size stays
-    close to the entropy that the payload itself names.
+    A layout whose table would be more than 32 bytes and 1/64 of what it describes is not considered, even if it is
+    cheaper by a little: so the size stays close to the entropy that the payload itself names.
     """
     best: Layout | None = None
     least = entropy_fixed(np.array([d]), flipped.sum(keepdims=True)) - (16 << FRACTION)  # reach is 16 bits more
     for layout in LAYOUTS:
         total, hits = join_cells(totals, layout), join_cells(flipped, layout)
-        entropy = entropy_fixed(total, hits)
-        table = int(_WEIGHT_COSTS[_differences(_codes(total, hits), total > 0)].sum())
-        if entropy + table < least and table <= (256 << FRACTION) + entropy // 64:
-            best, least = layout, entropy + table
+        codes = _codes(total, hits)
+        runs = int((hits * _FLIP_COSTS[codes] + (total - hits) * _STAY_COSTS[codes]).sum())
+        table = int(_WEIGHT_COSTS[_differences(codes, total > 0)].sum())
+        if runs + table < least and table <= (256 << FRACTION) + runs // 64:
+            best, least = layout, runs + table
     return best
 
 
 def _codes(total: NDArray[np.int64], hits: NDArray[np.int64]) -> NDArray[np.int64]:
     """The code of each context's probability, of the shape of ``total``."""
     against = log2_fixed(np.maximum(total - hits, 1)) - log2_fixed(np.maximum(hits, 1))
-    quarters = np.where(hits == total, -_MOST, np.clip((4 * against + (1 << (FRACTION - 1))) >> FRACTION, -_MOST, _MOST))
+    quarters = np.where(
+        hits == total, -_MOST, np.clip((4 * against + (1 << (FRACTION - 1))) >> FRACTION, -_MOST, _MOST)
+    )
     return np.where(hits == 0, _NEVER, quarters + _START)
 
 
 def _differences(codes: NDArray[np.int64], present: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Codes of the contexts that have positions, each against its neighbour: the step of distance before it, or the row above it for the first of a
-    row.
+    """Codes of the contexts that have positions, each against its neighbour: the step of distance before it, or the row
+    above it for the first of a row.
     """
     row = np.nonzero(present)[0]
     listed = codes[present]
@@ -156,11 +163,16 @@ def _numerators() -> NDArray[np.int64]:
 
 
 def _weights() -> NDArray[np.int64]:
-    """Weights of the differences modulo `_CODES`: odds grow by about half an octave a step, and now and then by any amount."""
+    """Weights of the differences modulo `_CODES`: odds grow by about half an octave a step, and now and then by any
+    amount.
+    """
     step = (np.arange(_CODES) + _CODES // 2 - 2) % _CODES - _CODES // 2
     return 65_536 // (4 + step**2)
 
 
 _NUMERATORS = _numerators()
 _WEIGHTS = _weights()
+# Costs in bits times 2^FRACTION; contexts without flips cost nothing.
+_FLIP_COSTS = (PRECISION << FRACTION) - log2_fixed(np.maximum(_NUMERATORS, 1))
+_STAY_COSTS = (PRECISION << FRACTION) - log2_fixed((1 << PRECISION) - _NUMERATORS)
 _WEIGHT_COSTS = log2_fixed(np.array([_WEIGHTS.sum()])) - log2_fixed(_WEIGHTS)

@@ -1,11 +1,13 @@
-"""``fuse8``, ``fuse16`` and ``fuse32``: the paper's codec. The selected delta goes into a binary fuse filter, its fingerprints into a grayscale PNG.
+"""``fuse8``, ``fuse16`` and ``fuse32``: the paper's codec. The selected delta goes into a binary fuse filter, its
+fingerprints into a grayscale PNG.
 
-The paper's receiver tests every position 0 .. d - 1: the selected flips all match, and each other position matches by mistake with probability
-2^-bits. With ``candidates`` (ours, the default) the payload also says how far the furthest flip's u lies from theta, and only positions within that
-distance are tested: about a tenth of them, so about a tenth of the mistakes, for two bytes.
+The paper's receiver tests every position 0 .. d - 1: the selected flips all match, and each other position matches by
+mistake with probability 2^-bits. With ``candidates`` (ours, the default) the payload also says how far the furthest
+flip's u lies from theta, and only positions within that distance are tested: about a tenth of them, so about a tenth of
+the mistakes, for two bytes.
 
-Body: filter seed (8 bytes), log2 of the segment length (1), segment count (4), PNG. With candidates the second field has its top bit set, and the
-threshold (2) stands before the PNG. An empty delta has an empty body.
+Body: filter seed (8 bytes), log2 of the segment length (1), segment count (4), PNG. With candidates the second field
+has its top bit set, and the threshold (2) stands before the PNG. An empty delta has an empty body.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class FuseCodec(DeltaCodec):
     keep
         kappa of this call, in (0, 1].
     candidates
-        Send a threshold, so that the receiver tests fewer positions; False is the paper. The payload says which: a decoder reads both.
+        Send a threshold, so that the receiver tests fewer positions; False is the paper. The payload says which: a
+        decoder reads both.
     """
 
     bits: ClassVar[int]
@@ -52,9 +55,10 @@ class FuseCodec(DeltaCodec):
     def selected_delta(self, theta_local: NDArray[np.float32], shared: SharedState) -> NDArray[np.int64]:
         """Positions to send, int64, ascending.
 
-        With candidates, without the few furthest ones whose loss saves more mistakes than it makes: the threshold that excludes them has the fewest
-        wrong positions in all, left out or flipped by mistake. At most one flip in a hundred goes, so that large moves still arrive. In real rounds
-        with 8 bits about 2 flips in 1,000 are left out, and a tenth of all mistakes with them.
+        With candidates, without the few furthest ones whose loss saves more mistakes than it makes: the threshold that
+        excludes them has the fewest wrong positions in all, left out or flipped by mistake. At most one flip in a
+        hundred goes, so that large moves still arrive. In real rounds with 8 bits about 2 flips in 1,000 are left out,
+        and a tenth of all mistakes with them.
         """
         positions = super().selected_delta(theta_local, shared)
         # Below one expected mistake there is nothing to save.
@@ -64,7 +68,9 @@ class FuseCodec(DeltaCodec):
         everything = distance_histogram(shared.uniforms, shared.theta)
         flips = np.cumsum(np.bincount(far, minlength=len(everything)))
         dropped = len(positions) - flips
-        wrong = (dropped << self.bits) + np.cumsum(everything) - flips  # expected, times 2^bits: integers, so that ties are equal everywhere
+        wrong = (
+            (dropped << self.bits) + np.cumsum(everything) - flips
+        )  # expected, times 2^bits: integers, so that ties are equal everywhere
         wrong[dropped > len(positions) // _MOST_DROPPED] = np.iinfo(np.int64).max
         kept: NDArray[np.int64] = positions[far <= int(np.argmin(wrong))]
         return kept
@@ -77,7 +83,11 @@ class FuseCodec(DeltaCodec):
         if self.candidates:
             log2_length |= _CANDIDATES
             threshold = _THRESHOLD.pack(int(distances(shared.uniforms[positions], shared.theta[positions]).max()))
-        return _GEOMETRY.pack(fuse.seed, log2_length, fuse.segment_count) + threshold + pack_png(fuse.fingerprints.view(np.uint8))
+        return (
+            _GEOMETRY.pack(fuse.seed, log2_length, fuse.segment_count)
+            + threshold
+            + pack_png(fuse.fingerprints.view(np.uint8))
+        )
 
     def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
         if n == 0:
@@ -99,7 +109,9 @@ class FuseCodec(DeltaCodec):
     def _read(self, n: int, body: bytes) -> tuple[BinaryFuseFilter, int | None]:
         """The filter, and the threshold if there is one."""
         if len(body) < _GEOMETRY.size + _THRESHOLD.size:
-            raise TruncatedPayload(f"{len(body)} bytes of filter; its geometry alone has up to {_GEOMETRY.size + _THRESHOLD.size}")
+            raise TruncatedPayload(
+                f"{len(body)} bytes of filter; its geometry alone has up to {_GEOMETRY.size + _THRESHOLD.size}"
+            )
         seed, log2_length, segment_count = _GEOMETRY.unpack_from(body)
         at, threshold = _GEOMETRY.size, None
         if log2_length & _CANDIDATES:
@@ -114,8 +126,8 @@ class FuseCodec(DeltaCodec):
 def check_matches(n: int, matches: int, tested: int, rate: float) -> None:
     """Refuse a filter that matches more or fewer positions than n keys explain.
 
-    It matches its n keys and a binomial number of the other positions that were tested: six standard deviations more, or one fewer, is not a filter
-    of n keys.
+    It matches its n keys and a binomial number of the other positions that were tested: six standard deviations more,
+    or one fewer, is not a filter of n keys.
 
     Raises
     ------

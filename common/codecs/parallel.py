@@ -12,7 +12,9 @@ _SMALLEST = 1 << 18
 
 
 def split(stop: int, smallest: int = _SMALLEST) -> list[tuple[int, int]]:
-    """Ranges ``(start, stop)`` that cover ``0 .. stop - 1`` in order: a few for each core, none shorter than ``smallest`` but the last."""
+    """Ranges ``(start, stop)`` that cover ``0 .. stop - 1`` in order: a few for each core, none shorter than
+    ``smallest`` but the last.
+    """
     size = max(smallest, -(-stop // (4 * _cores())))
     return [(start, min(start + size, stop)) for start in range(0, stop, size)]
 

@@ -1,7 +1,8 @@
 """Bytes as a lossless 8-bit grayscale PNG (DeltaMask, section 3.2), written and read by Pillow.
 
-Fingerprints are random, so PNG's line filters and string matches find nothing; what it does find are the 5-12 % empty slots
-(zeros) of a binary fuse filter, through Huffman coding. The picture is a rectangle whose width is a power of two near the square root.
+Fingerprints are random, so PNG's line filters and string matches find nothing; what it does find are the 5-12 % empty
+slots (zeros) of a binary fuse filter, through Huffman coding. The picture is a rectangle whose width is a power of two
+near the square root.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def image_shape(size: int) -> tuple[int, int]:
-    """Height and width of the image that holds ``size`` bytes without padding: the width is the largest power of two that divides
-    ``size`` and is not above its square root (at least 1)."""
+    """Height and width of the image that holds ``size`` bytes without padding: the width is the largest power of two
+    that divides ``size`` and is not above its square root (at least 1).
+    """
     width = 1
     while size % (2 * width) == 0 and 4 * width * width <= size:
         width *= 2
@@ -42,8 +44,8 @@ def pack_png(data: NDArray[np.uint8]) -> bytes:
 def unpack_png(png: bytes, size: int) -> NDArray[np.uint8]:
     """Read a PNG that must hold exactly ``size`` bytes as `pack_png` lays them out.
 
-    The structure is checked before Pillow sees a byte: one IHDR with the only size, depth and colour type allowed, IDAT chunks, IEND, and nothing
-    else, so that no text chunk, palette, animation or oversized image is ever unpacked.
+    The structure is checked before Pillow sees a byte: one IHDR with the only size, depth and colour type allowed, IDAT
+    chunks, IEND, and nothing else, so that no text chunk, palette, animation or oversized image is ever unpacked.
 
     Raises
     ------
@@ -54,7 +56,7 @@ def unpack_png(png: bytes, size: int) -> NDArray[np.uint8]:
     ihdr = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     if not png.startswith(_SIGNATURE):
         raise BadImage("no PNG signature")
-    at, names = len(_SIGNATURE), []
+    at, names, stream = len(_SIGNATURE), [], b""
     while at < len(png):
         if at + 12 > len(png):
             raise BadImage("a chunk is cut off")
@@ -63,10 +65,20 @@ def unpack_png(png: bytes, size: int) -> NDArray[np.uint8]:
             raise BadImage(f"chunk {name!r} is cut off")
         if name == b"IHDR" and png[at + 8 : at + 8 + length] != ihdr:
             raise BadImage(f"the image is not 8-bit grayscale of {width} x {height}")
+        if name == b"IDAT":
+            stream += png[at + 8 : at + 8 + length]
         names.append(name)
         at += 12 + length
     if len(names) < 3 or names[0] != b"IHDR" or names[-1] != b"IEND" or set(names[1:-1]) != {b"IDAT"}:
         raise BadImage(f"chunks {names[:8]}; expected IHDR, IDAT, IEND")
+    # Pillow fills missing rows with zeros and ignores surplus ones: count the bytes first, and never unpack more.
+    rows = height * (width + 1)
+    try:
+        inflater = zlib.decompressobj()
+        if len(inflater.decompress(stream, rows + 1)) != rows or not inflater.eof:
+            raise BadImage(f"the image data are not {rows} bytes")
+    except zlib.error as error:
+        raise BadImage(f"the image data cannot be inflated: {error}") from error
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             data = np.asarray(image)

@@ -18,8 +18,9 @@ __all__ = ["SharedState"]
 class SharedState:
     """The global probabilities and the shared randomness of one client in one round.
 
-    Common random numbers (our reading; the paper leaves it open): the mask before and the mask after training are drawn with the *same* uniforms, so a bit
-    flips with probability ``|theta_local - theta|`` only. With independent draws the delta would be as large as the mask.
+    Common random numbers (our reading; the paper leaves it open): the mask before and the mask after training are drawn
+    with the *same* uniforms, so a bit flips with probability ``|theta_local - theta|`` only. With independent draws the
+    delta would be as large as the mask.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ def partition_indices(
     """
     # Imported here: it takes seconds, and the server never divides data.
     from datasets import Dataset
-    from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, PathologicalPartitioner, Partitioner
+    from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, Partitioner, PathologicalPartitioner
 
     if num_partitions > len(labels):
         raise DataError(f"{len(labels)} training images cannot be divided among {num_partitions} clients")
@@ -55,16 +55,27 @@ def partition_indices(
         elif partitioner == "dirichlet":
             smallest = min(10, max(1, len(labels) // (10 * num_partitions)))
             by = DirichletPartitioner(
-                num_partitions, partition_by="label", alpha=dirichlet_alpha, min_partition_size=smallest, self_balancing=False, seed=seed
+                num_partitions,
+                partition_by="label",
+                alpha=dirichlet_alpha,
+                min_partition_size=smallest,
+                self_balancing=False,
+                seed=seed,
             )
         elif partitioner == "pathological":
             by = PathologicalPartitioner(
-                num_partitions, partition_by="label", num_classes_per_partition=classes_per_client, class_assignment_mode="deterministic", seed=seed
+                num_partitions,
+                partition_by="label",
+                num_classes_per_partition=classes_per_client,
+                class_assignment_mode="first-deterministic",
+                seed=seed,
             )
         else:
             raise DataError(f"partitioner = {partitioner!r}: use iid, dirichlet or pathological")
         by.dataset = Dataset.from_dict({"label": labels[order], "position": order})
         part = by.load_partition(partition_id)
     except ValueError as error:
-        raise DataError(f"partitioner = {partitioner!r} cannot divide {len(labels)} images among {num_partitions} clients: {error}") from error
+        raise DataError(
+            f"partitioner = {partitioner!r} cannot divide {len(labels)} images among {num_partitions} clients: {error}"
+        ) from error
     return np.sort(np.asarray(part["position"], dtype=np.int64))

@@ -34,8 +34,8 @@ def load_dataset(name: str, train_limit: int = 0, test_limit: int = 0) -> Datase
     Parameters
     ----------
     name
-        ``digits``: 1,797 handwritten digits of 8 x 8 pixels (Alpaydin, Kaynak 1998), the last 450 for testing: they come from other writers than
-        the first ones. ``npz:PATH``: a NumPy archive without pickled objects.
+        ``digits``: 1,797 handwritten digits of 8 x 8 pixels (Alpaydin, Kaynak 1998), the last 450 for testing: they
+        come from other writers than the first ones. ``npz:PATH``: a NumPy archive without pickled objects.
     train_limit, test_limit
         At most so many images, the first of each class in equal numbers; 0 is all.
 
@@ -52,7 +52,11 @@ def load_dataset(name: str, train_limit: int = 0, test_limit: int = 0) -> Datase
         raise DataError(f"dataset = {name!r}: use `digits` or `npz:PATH`")
     train, test = _balanced(data.y_train, data.classes, train_limit), _balanced(data.y_test, data.classes, test_limit)
     return replace(
-        data, x_train=data.x_train[train], y_train=data.y_train[train], x_test=data.x_test[test], y_test=data.y_test[test]
+        data,
+        x_train=data.x_train[train],
+        y_train=data.y_train[train],
+        x_test=data.x_test[test],
+        y_test=data.y_test[test],
     )
 
 
@@ -77,7 +81,10 @@ def _load_npz(path: Path) -> Dataset:
         raise DataError(f"dataset: {path} cannot be read: {error}") from error
     for images, labels, part in ((x_train, y_train, "train"), (x_test, y_test, "test")):
         if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
-            raise DataError(f"dataset: x_{part} of {path} is {images.dtype} {images.shape}; uint8 (n, h, w) or (n, h, w, 3) is needed")
+            raise DataError(
+                f"dataset: x_{part} of {path} is {images.dtype} {images.shape}; "
+                "uint8 (n, h, w) or (n, h, w, 3) is needed"
+            )
         if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
             raise DataError(f"dataset: y_{part} of {path} must be {len(images)} integers from 0 on")
     if len(x_train) == 0 or len(x_test) == 0:

@@ -1,7 +1,7 @@
 """Prefix activations, computed once and kept on disk: a deployed client is a new process in every round.
 
-The file is named by what it depends on (frozen weights, split, input size, the images themselves), so a stale file is never read; it is written beside and then
-renamed, so a half-written one is never read either.
+The file is named by what it depends on (frozen weights, split, input size, the images themselves), so a stale file is
+never read; it is written beside and then renamed, so a half-written one is never read either.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def preprocess(images: NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
     images
         uint8 ``(n, height, width)`` or ``(n, height, width, 3)``.
     spec
-        The backbone's input. Grey images are repeated to three channels, colour images weighted to grey (ITU-R 601), sides resized with an antialiased bicubic filter.
+        The backbone's input. Grey images are repeated to three channels, colour images weighted to grey (ITU-R 601),
+        sides resized with an antialiased bicubic filter.
 
     Returns
     -------
@@ -47,7 +48,9 @@ def preprocess(images: NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
     return (x - mean) / std
 
 
-def cached_activations(backbone: Backbone, images: NDArray[np.uint8], cache: Path, batch_size: int) -> NDArray[np.float32]:
+def cached_activations(
+    backbone: Backbone, images: NDArray[np.uint8], cache: Path, batch_size: int
+) -> NDArray[np.float32]:
     """Prefix outputs of images, from the cache or computed now.
 
     Returns

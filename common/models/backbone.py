@@ -1,7 +1,7 @@
 """Backbones: a frozen Vision Transformer from timm, split into a prefix that never changes and a tail that is masked.
 
-The blocks before the first masked one give the same activations for an image in every epoch and round. `Backbone.prefix` computes
-them once, `Backbone.tail` is all that local training runs.
+The blocks before the first masked one give the same activations for an image in every epoch and round.
+`Backbone.prefix` computes them once, `Backbone.tail` is all that local training runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ __all__ = ["Backbone", "InputSpec", "load_backbone"]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the network wants to see: channels (1 or 3), side in pixels, and the mean and standard deviation of each channel (of values in [0, 1])."""
+    """What the network wants to see: channels (1 or 3), side in pixels, and the mean and standard deviation of each
+    channel (of values in [0, 1]).
+    """
 
     channels: int
     size: int
@@ -90,11 +92,14 @@ def load_backbone(name: str, weights: str, image_size: int, masked_blocks: int, 
     name
         ``letters-vit`` or a timm Vision Transformer.
     weights
-        ``default`` (embedded for ``letters-vit``, else timm's hub), ``random`` (shapes only), or the path of a ``.safetensors`` file.
+        ``default`` (embedded for ``letters-vit``, else timm's hub), ``random`` (shapes only), or the path of a
+        ``.safetensors`` file.
     image_size
         Side of the input; 0 is the backbone's own.
     masked_blocks
         Blocks to mask, from the last.
+    device
+        Where the network lives, a torch device.
 
     Raises
     ------
@@ -119,7 +124,9 @@ def _load_letters(weights: str, image_size: int) -> tuple[VisionTransformer, Inp
         raise ModelError(f"image-size = {image_size}: letters-vit takes {letters.IMAGE_SIZE} (or 0)")
     path = letters.find_letters_weights() if weights == "default" else _local_file(weights)
     if not path.is_file():
-        raise ModelError(f"the embedded weights are not at {path}; install the project in this environment: pip install .")
+        raise ModelError(
+            f"the embedded weights are not at {path}; install the project in this environment: pip install ."
+        )
     vit = letters.build_letters_vit()
     vit.load_state_dict({key: tensor.float() for key, tensor in load_file(path).items()})
     vit.reset_classifier(0)
@@ -137,7 +144,11 @@ def _load_timm(name: str, weights: str, image_size: int) -> tuple[VisionTransfor
     try:
         vit = timm.create_model(name, **options)
     except Exception as error:  # timm, its hub client and safetensors raise many types
-        hint = " Without a network, download its .safetensors file and name it: weights='/path/to/file.safetensors'." if weights == "default" else ""
+        hint = (
+            " Without a network, download its .safetensors file and name it: weights='/path/to/file.safetensors'."
+            if weights == "default"
+            else ""
+        )
         raise ModelError(f"backbone {name!r} with weights {weights!r} cannot be loaded: {error}.{hint}") from error
     if not isinstance(vit, VisionTransformer):
         raise ModelError(f"backbone = {name!r} is a {type(vit).__name__}; Vision Transformers of timm are supported")

@@ -1,4 +1,6 @@
-"""The linear classifier on frozen features: fitted once by every client, averaged once by the server, then frozen (DeltaMask, section 3.1)."""
+"""The linear classifier on frozen features: fitted once by every client, averaged once by the server, then frozen
+(DeltaMask, section 3.1).
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,11 @@ class Head:
         return Head(values[: classes * features].reshape(classes, features), values[classes * features :])
 
 
-def fit_linear_probe(features: torch.Tensor, labels: torch.Tensor, classes: int, epochs: int, learning_rate: float) -> Head:
-    """Fit a head by full-batch Adam from zero: no randomness, and all clients start from the same point, which makes their average meaningful.
+def fit_linear_probe(
+    features: torch.Tensor, labels: torch.Tensor, classes: int, epochs: int, learning_rate: float
+) -> Head:
+    """Fit a head by full-batch Adam from zero: no randomness, and all clients start from the same point, which makes
+    their average meaningful.
 
     Parameters
     ----------

@@ -1,11 +1,11 @@
 """The embedded backbone: a small ViT that we trained on printed letters.
 
-It exists so that the application runs with no network and no download. The weights are ours: `pretrain_letters.py` renders
-the 52 printed Latin letters from the fonts that Matplotlib ships and trains this network to name them. No digit was ever shown
-to it, so the handwritten digits of scikit-learn are a genuine downstream task.
+It exists so that the application runs with no network and no download. The weights are ours: `pretrain_letters.py`
+renders the 52 printed Latin letters from the fonts that Matplotlib ships and trains this network to name them. No digit
+was ever shown to it, so the handwritten digits of scikit-learn are a genuine downstream task.
 
-The file is installed as a data file of the environment (``<prefix>/share/deltamask``), because a Flower app bundle carries
-no binary weights: a SuperNode and a simulation worker both find it in the environment they run in.
+The file is installed as a data file of the environment (``<prefix>/share/deltamask``), because a Flower app bundle
+carries no binary weights: a SuperNode and a simulation worker both find it in the environment they run in.
 """
 
 from __future__ import annotations

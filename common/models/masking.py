@@ -1,7 +1,7 @@
 """Bernoulli masks on frozen weights: sampling, the straight-through gradient, and their place in a torch module.
 
-A masked weight is a parametrisation of the frozen tensor, so any module and any tensor works: ``nn.Linear``, ``nn.Conv2d``, or the packed
-projection of ``nn.MultiheadAttention``.
+A masked weight is a parametrisation of the frozen tensor, so any module and any tensor works: ``nn.Linear``,
+``nn.Conv2d``, or the packed projection of ``nn.MultiheadAttention``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class MaskedWeight(nn.Module):
         if self.multiplier is not None:
             return weight * self.multiplier
         uniform = torch.rand(weight.shape, generator=self.generator, device=weight.device)
-        masked: torch.Tensor = SampledMask.apply(self.score, weight, uniform)  # type: ignore[no-untyped-call]
+        masked: torch.Tensor = SampledMask.apply(self.score, weight, uniform)
         return masked
 
 
@@ -102,7 +102,9 @@ class Masks:
             return torch.cat([torch.sigmoid(mask.score).flatten().cpu() for mask in self._masks])
 
     def set_multiplier(self, multiplier: torch.Tensor) -> None:
-        """Multiply the frozen weights by a flat vector ``(d,)`` from now on: a mask of zeros and ones, or probabilities."""
+        """Multiply the frozen weights by a flat vector ``(d,)`` from now on: a mask of zeros and ones, or
+        probabilities.
+        """
         for mask, part in self._split(multiplier):
             mask.multiplier = part.to(mask.score.device, mask.score.dtype)
 

@@ -2,9 +2,10 @@
 
     python -m common.models.pretrain_letters --out common/models/letters_vit.safetensors
 
-The images are drawn from the fonts that Matplotlib ships, one glyph a font and letter, and distorted anew in every step: affine
-and elastic deformation, stroke thickness, blur, low resolution, noise. Everything random comes from ``--seed``. Weights are stored as float16 (the
-loader widens them), which halves the file; the accuracy printed at the end is that of the stored weights.
+The images are drawn from the fonts that Matplotlib ships, one glyph a font and letter, and distorted anew in every
+step: affine and elastic deformation, stroke thickness, blur, low resolution, noise. Everything random comes from
+``--seed``. Weights are stored as float16 (the loader widens them), which halves the file; the accuracy printed at the
+end is that of the stored weights.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from safetensors.torch import save_file
 from common.models.letters import LETTERS, MEAN, STD, build_letters_vit
 
 FONTS = (
-    "DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSans-BoldOblique DejaVuSansMono DejaVuSansMono-Bold "
-    "DejaVuSansMono-Oblique DejaVuSerif DejaVuSerif-Bold DejaVuSerif-Italic DejaVuSerif-BoldItalic "
-    "STIXGeneral STIXGeneralBol STIXGeneralItalic STIXGeneralBolIta cmr10 cmb10 cmss10 cmtt10"
-).split()
+    *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique")),
+    *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
+    *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
+    *("cmr10", "cmb10", "cmss10", "cmtt10"),
+)
 GLYPH = 64
 
 
@@ -69,13 +72,17 @@ def distort(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     dilated = F.max_pool2d(images, 5, stride=1, padding=2)
     eroded = -F.max_pool2d(-images, 3, stride=1, padding=1)
     weight = uniform(-0.6, 1.0, n, 1, 1, 1)
-    images = torch.where(weight > 0, images.lerp(dilated, weight.clamp(min=0)), images.lerp(eroded, -weight.clamp(max=0)))
+    images = torch.where(
+        weight > 0, images.lerp(dilated, weight.clamp(min=0)), images.lerp(eroded, -weight.clamp(max=0))
+    )
     images = F.avg_pool2d(images, 3, stride=1, padding=1)
     out = F.grid_sample(images, grid, align_corners=False)
 
     # A third of the images pass through a low resolution, as scans and small sensors do.
     for size in (8, 12):
-        low = F.interpolate(F.interpolate(out, size=(size, size), mode="area"), size=(32, 32), mode="bicubic", align_corners=False)
+        low = F.interpolate(
+            F.interpolate(out, size=(size, size), mode="area"), size=(32, 32), mode="bicubic", align_corners=False
+        )
         out = torch.where(torch.rand(n, 1, 1, 1, generator=rng) < 0.25, low, out)
     contrast = uniform(0.6, 1.2, n, 1, 1, 1)
     noise = torch.randn(out.shape, generator=rng) * uniform(0, 0.08, n, 1, 1, 1)
@@ -98,7 +105,7 @@ def train(steps: int, batch: int, seed: int, threads: int) -> dict[str, torch.Te
         images = (distort(glyphs[index], rng) - MEAN) / STD
         loss = F.cross_entropy(model(images), labels[index], label_smoothing=0.1)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -110,7 +117,10 @@ def train(steps: int, batch: int, seed: int, threads: int) -> dict[str, torch.Te
     with torch.no_grad():
         index = torch.randint(len(glyphs), (4000,), generator=rng)
         right = (model((distort(glyphs[index], rng) - MEAN) / STD).argmax(1) == labels[index]).float().mean()
-    print(f"accuracy on 4,000 freshly distorted letters: {right:.3f} (52 classes; capitals such as O, S, X look like their small letters)")
+    print(
+        f"accuracy on 4,000 freshly distorted letters: {right:.3f} "
+        "(52 classes; capitals such as O, S, X look like their small letters)"
+    )
     return state
 
 
@@ -124,7 +134,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     state = train(args.steps, args.batch, args.seed, args.threads)
-    metadata = {"trained_by": "common/models/pretrain_letters.py", "steps": str(args.steps), "batch": str(args.batch), "seed": str(args.seed)}
+    metadata = {
+        "trained_by": "common/models/pretrain_letters.py",
+        "steps": str(args.steps),
+        "batch": str(args.batch),
+        "seed": str(args.seed),
+    }
     save_file(state, args.out, metadata)
     print(f"wrote {args.out} ({args.out.stat().st_size:,} bytes)")
 

@@ -1,0 +1,158 @@
+"""Real Flower processes for end-to-end tests: a SuperLink and SuperNodes over gRPC on loopback, and simulations.
+
+Every process gets a session of its own and is ended by its id, with all its children, also when a test fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Environment variables that keep a test's Flower to itself, and off the network."""
+    return {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "FLWR_HOME": str(folder / "flwr"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def simulate(folder: Path, config: str, supernodes: int, timeout: float = 300) -> tuple[int, str]:
+    """Simulate in a folder, as `make demo` does: the exit status, and the output. It ends its own processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(ROOT / "deploy" / "simulate.py"), "--supernodes", str(supernodes)]
+    done = subprocess.run(
+        [*command, "--run-config", config],
+        env=environment(folder),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+class Flower:
+    """One SuperLink and its SuperNodes for one test, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port, self.fleet_port = free_port(), free_port()
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.env = environment(folder)
+
+    def __enter__(self) -> Flower:
+        home = self.folder / "flwr"
+        home.mkdir(parents=True)
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "test"\n[superlink.test]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
+        )
+        try:
+            address = ["--host", "127.0.0.1", "--port", str(self.port)]
+            address += ["--fleet-api-address", f"127.0.0.1:{self.fleet_port}"]
+            self.start("superlink", ["flower-superlink", "--insecure", *address])
+            self.wait_for_port(self.port)
+            self.wait_for_port(self.fleet_port)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self.processes):
+            self.kill(process)
+
+    def start(self, name: str, command: list[str], **env: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.env | env,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def supernode(self, partition: int, of: int, **options: str) -> subprocess.Popen[bytes]:
+        config = " ".join([f"partition-id={partition} num-partitions={of}", *(f"{k}={v}" for k, v in options.items())])
+        return self.start(
+            f"supernode-{partition}",
+            [
+                *("flower-supernode", "--insecure", "--grpc-rere", "--superlink", f"127.0.0.1:{self.fleet_port}"),
+                *("--host", "127.0.0.1", "--port", str(free_port()), "--node-config", config),
+            ],
+            FLWR_HOME=str(self.folder / f"node-{partition}"),
+        )
+
+    def run(self, config: str, timeout: float = 300) -> tuple[dict[str, Any], str]:
+        """Run the app to its end: its results.json, and the output that the user would have seen."""
+        command = ["flwr", "run", str(ROOT), "test", "--stream"]
+        command += ["--run-config", f"{config} output-dir='{self.folder / 'runs'}'"]
+        done = subprocess.run(command, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=timeout)
+        log = done.stdout + done.stderr
+        latest = self.folder / "runs" / "latest" / "results.json"
+        assert latest.is_file(), f"the run left nothing:\n{log}\n{self.logs()}"
+        return json.loads(latest.read_text()), log
+
+    def logs(self) -> str:
+        return "\n".join(f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log")))
+
+    def wait_for_port(self, port: int, seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+            time.sleep(0.2)
+        raise TimeoutError(f"nothing listens on port {port}\n{self.logs()}")
+
+    @staticmethod
+    def kill(process: subprocess.Popen[bytes]) -> None:
+        """End a process and its children by their ids: its session's group, and what left the group."""
+        children = _descendants(process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        for pid in [process.pid, *children]:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, queue = [], [pid]
+    while queue:
+        for child in children.get(queue.pop(), []):
+            found.append(child)
+            queue.append(child)
+    return found

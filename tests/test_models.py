@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import BadMetric, ModelError
+from common.models import (
+    Head,
+    InputSpec,
+    average_heads,
+    cached_activations,
+    fit_linear_probe,
+    load_backbone,
+    preprocess,
+)
+from common.models.letters import build_letters_vit, find_letters_weights
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone("letters-vit", "default", 0, 3)
+
+
+def test_the_embedded_weights_are_installed_and_small() -> None:
+    assert 1_000_000 < find_letters_weights().stat().st_size <= 5_000_000
+
+
+def test_prefix_and_tail_are_the_whole_network(backbone) -> None:
+    from safetensors.torch import load_file
+
+    vit = build_letters_vit()
+    vit.load_state_dict({key: value.float() for key, value in load_file(find_letters_weights()).items()})
+    vit.eval()
+    images = torch.randn(5, 1, 32, 32)
+    with torch.no_grad():
+        whole = vit.forward_head(vit.forward_features(images), pre_logits=True)
+        parts = backbone.unmasked_features(backbone.prefix(images))
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_all_linear_weights_of_the_last_blocks_are_masked(backbone) -> None:
+    block = [128 * 384, 128 * 128, 128 * 512, 512 * 128]
+    assert backbone.masks.segments == tuple(block * 3)
+    assert all(not p.requires_grad for p in backbone.prefix.parameters())
+
+
+def test_the_digest_names_weights_and_split(backbone) -> None:
+    assert load_backbone("letters-vit", "default", 0, 3).digest == backbone.digest
+    assert load_backbone("letters-vit", "default", 0, 2).digest != backbone.digest
+
+
+def test_what_cannot_be_loaded_is_said_clearly(tmp_path: Path) -> None:
+    wrong = tmp_path / "model.pth"
+    wrong.write_bytes(b"pickle")
+    broken = tmp_path / "model.safetensors"
+    broken.write_bytes(b"\0" * 100)
+    cases = [
+        (("vit_nonsense", "default", 0, 1), "timm knows no such model"),
+        (("vit_tiny_patch16_224", str(wrong), 0, 1), r"no \.safetensors file"),
+        (("vit_tiny_patch16_224", str(tmp_path / "none.safetensors"), 0, 1), r"no \.safetensors file"),
+        (("vit_tiny_patch16_224", str(broken), 0, 1), "cannot be loaded"),
+        (("resnet18", "random", 0, 1), "Vision Transformers"),
+        (("letters-vit", "default", 64, 1), "image-size = 64"),
+        (("letters-vit", "default", 0, 7), "has 6 blocks"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(ModelError, match=message):
+            load_backbone(*arguments)
+
+
+def test_timm_backbone_at_another_size() -> None:
+    backbone = load_backbone("vit_tiny_patch16_224", "random", 64, 1)
+    assert backbone.spec.size == 64
+    assert backbone.masks.d == 192 * 576 + 192 * 192 + 2 * 192 * 768
+    assert backbone.unmasked_features(backbone.prefix(torch.zeros(2, 3, 64, 64))).shape == (2, 192)
+
+
+def test_pretrained_file_from_disk(shared_data: Path) -> None:
+    path = shared_data / "vit_tiny_patch16_224.safetensors"
+    backbone = load_backbone("vit_tiny_patch16_224.augreg_in21k_ft_in1k", str(path), 96, 5)
+    assert backbone.masks.d == 2_211_840
+    assert backbone.spec == InputSpec(3, 96, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_preprocess_converts_channels_size_and_range() -> None:
+    grey = np.full((2, 8, 8), 255, np.uint8)
+    colour = np.zeros((2, 16, 16, 3), np.uint8)
+    colour[..., 1] = 255
+    to_colour = preprocess(grey, InputSpec(3, 16, (0.5,) * 3, (0.5,) * 3))
+    assert to_colour.shape == (2, 3, 16, 16)
+    torch.testing.assert_close(to_colour, torch.ones_like(to_colour))
+    to_grey = preprocess(colour, InputSpec(1, 16, (0.0,), (1.0,)))
+    torch.testing.assert_close(to_grey, torch.full((2, 1, 16, 16), 0.587))
+
+
+def test_activations_are_computed_once_and_keyed_by_content(backbone, tmp_path: Path, monkeypatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (10, 8, 8), dtype=np.uint8)
+    calls = []
+    original = backbone.prefix.forward
+    monkeypatch.setattr(backbone.prefix, "forward", lambda x: calls.append(len(x)) or original(x))
+    first = cached_activations(backbone, images, tmp_path, batch_size=4)
+    assert calls == [4, 4, 2]
+    again = cached_activations(backbone, images.copy(), tmp_path, batch_size=4)
+    assert len(calls) == 3
+    assert np.array_equal(first, again)
+    cached_activations(backbone, images[::-1].copy(), tmp_path, batch_size=4)
+    assert len(calls) == 6
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_an_unwritable_cache_is_no_obstacle(backbone, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    images = np.zeros((3, 8, 8), np.uint8)
+    assert cached_activations(backbone, images, blocked, batch_size=4).shape == (3, 17, 128)
+
+
+def test_a_probe_separates_what_is_separable() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 300)
+    features = torch.from_numpy((np.eye(3)[labels] * 4 + rng.standard_normal((300, 3))).astype(np.float32))
+    head = fit_linear_probe(features, torch.from_numpy(labels), 3, epochs=200, learning_rate=0.05)
+    assert (head(features).argmax(1).numpy() == labels).mean() > 0.95
+
+
+def test_heads_average_by_examples_and_survive_their_bytes() -> None:
+    a = Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32))
+    b = Head(np.zeros((2, 3), np.float32), np.full(2, 4.0, np.float32))
+    mean = average_heads([(a, 3), (b, 1)])
+    assert mean.weight.tolist() == np.full((2, 3), 0.75).tolist()
+    assert mean.bias.tolist() == [1.0, 1.0]
+    back = Head.from_bytes(mean.to_bytes(), 2, 3)
+    assert np.array_equal(back.weight, mean.weight)
+    assert np.array_equal(back.bias, mean.bias)
+    for bad in (mean.to_bytes()[:-1], np.full(8, np.nan, "<f4").tobytes()):
+        with pytest.raises(BadMetric):
+            Head.from_bytes(bad, 2, 3)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from common.config import RunConfig
+from common.models import Head
+from common.theta import theta_digest
+from deltamask_server.console import summary
+from deltamask_server.run_folder import RunFolder
+from deltamask_server.strategy import RoundReport
+from deltamask_server.tally import Tally
+from deltamask_server.watch import follow
+
+THETA = np.arange(1, 81, dtype=np.uint16) * 800
+HEAD = Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32))
+
+
+def report(number: int) -> RoundReport:
+    metrics = {"examples": 10.0, "loss": 0.25, "accuracy": 0.9, "seconds": 1.0}
+    tally = Tally((0, 1, 2), {0: 10, 2: 30}, {0: 50, 2: 70}, {0: metrics, 2: metrics})
+    tally.drop(1, "checksum")
+    return RoundReport(number, tally, {0: 160, 1: 160, 2: 160}, THETA, None, {"train": 2.0, "aggregate": 0.5})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "runs", 42, RunConfig(num_server_rounds=2).model_dump(by_alias=True))
+    folder.set_model("letters-vit", b"12345678", (50, 30))
+    folder.set_linear_probe(0.5, Tally((0, 2), {0: 32, 2: 32}), 1.0)
+    return folder
+
+
+def test_results_follow_the_contract(folder: RunFolder) -> None:
+    folder.add_round(report(1), {"mean": 0.6, "sample": 0.5, "threshold": 0.55})
+    results = json.loads((folder.path / "results.json").read_text())
+    assert results["status"] == "running"
+    assert results["model"]["name"] == "letters-vit"
+    assert results["model"]["masked_parameters"] == 80
+    assert results["linear_probe"]["accuracy"] == 0.5
+    assert "torch" in results["versions"]
+    (entry,) = results["rounds"]
+    assert entry["round"] == 1
+    assert entry["accuracy"] == {"mean": 0.6, "sample": 0.5, "threshold": 0.55}
+    assert entry["uplink"]["payload_bytes"] == {"0": 10, "2": 30}
+    assert entry["uplink"]["bpp"] == 8 * 20 / 80  # mean over clients
+    assert entry["downlink"] == {"payload_bytes": {"0": 160, "1": 160, "2": 160}, "bpp": 16.0}
+    assert entry["clients"] == {"asked": 3, "ok": 2, "failed": {"checksum": 1}, "failed_clients": {"1": "checksum"}}
+    assert entry["theta_digest"] == theta_digest(THETA).hex()
+    assert [json.loads(line) for line in (folder.path / "rounds.jsonl").read_text().splitlines()] == [entry]
+
+
+def test_latest_points_to_the_newest_run(folder: RunFolder) -> None:
+    runs = folder.path.parent
+    assert (runs / "latest").resolve() == folder.path
+    newer = RunFolder(runs, 43, {})
+    assert (runs / "latest").resolve() == newer.path
+    assert not [path for path in runs.iterdir() if path.name.startswith(".")]
+
+
+def test_the_model_can_be_read_back(folder: RunFolder) -> None:
+    path = folder.save_model(THETA, HEAD)
+    with safe_open(path, "np") as file:
+        assert np.array_equal(file.get_tensor("theta"), THETA)
+        assert np.array_equal(file.get_tensor("head.weight"), HEAD.weight)
+        assert file.metadata()["backbone_digest"] == b"12345678".hex()
+
+
+def test_summary_says_what_a_person_asks_first(folder: RunFolder) -> None:
+    folder.add_round(report(1), {"mean": 0.75, "sample": 0.5, "threshold": 0.55})
+    folder.finish("completed")
+    text = summary(folder.results, folder.path)
+    for part in (
+        "completed",
+        "linear probe 0.5000 -> mean mask 0.7500, 50 % fewer errors",
+        "2.0000 bits",
+        "16.00 bits",
+    ):
+        assert part in text
+    assert "1 replies were missing or dropped" in text
+    assert str(folder.path) in text
+
+
+def test_following_a_run_in_a_log(folder: RunFolder, capsys) -> None:
+    folder.add_round(report(1), {"mean": 0.6, "sample": 0.5, "threshold": 0.55})
+    folder.add_round(report(2), {"mean": 0.7, "sample": 0.5, "threshold": 0.55})
+    folder.finish("failed", "RoundError: no quorum")
+    assert follow(folder.path) is False
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "linear probe: accuracy 0.5000"
+    assert [line.split()[:2] for line in lines[2:4]] == [["1", "0.6000"], ["2", "0.7000"]]
+    assert "failed: 1 checksum" in lines[2]
+    assert "Outcome     failed: RoundError: no quorum" in lines
+
+
+def test_following_a_run_whose_server_was_killed_ends(folder: RunFolder, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("deltamask_server.watch._SUSPICIOUS_SECONDS", 0.01)
+    assert follow(folder.path, has_ended=lambda: True) is False
+    assert "the server ended without finishing" in capsys.readouterr().out
+
+
+def test_tally_counts_each_client_once() -> None:
+    tally = Tally((0, 1, 2), {0: 5})
+    tally.drop(0, "duplicate")
+    tally.drop(1, "checksum")
+    tally.drop(None, "bad-payload")
+    tally.close()
+    assert tally.failures == {1: "checksum", 2: "no-reply"}
+    assert tally.dropped == Counter({"duplicate": 1, "checksum": 1, "bad-payload": 1, "no-reply": 1})
