@@ -54,6 +54,8 @@ _HEADER = struct.Struct("<2sBBI8s8s")  # magic, version, form, d, digest of this
 _NO_BASE = bytes(8)
 _MAX_PALETTE = 1024
 _MAX_CONTEXTS = 2048
+_MAX_CLIENTS = 1024
+"""Every receiver draws a mask for each client: this bounds the work that a message can ask for."""
 _NEAR = (64, 1024, 4096)
 """Distances on the 16-bit grid between a client's uniform and theta, within which a small step flips its bit."""
 
@@ -100,7 +102,7 @@ def pack_exact(
     """
     palette, symbols = _palette(theta)
     old_palette, old = _palette(base)
-    if palette is None or old_palette is None:
+    if palette is None or old_palette is None or len(clients) > _MAX_CLIENTS:
         return None
     front = struct.pack("<IH", server_round, len(clients)) + np.asarray(sorted(clients), "<u4").tobytes()
     front += struct.pack("<H", len(palette)) + palette.astype("<u2").tobytes()
@@ -201,7 +203,10 @@ def _unpack(
 
 def _unpack_quantised(body: bytes, d: int, segments: Sequence[int]) -> NDArray[np.uint16]:
     if body[:2] == b"\0\0":
-        raw = zlib.decompressobj().decompress(body[2:], 2 * d + 1)
+        try:
+            raw = zlib.decompressobj().decompress(body[2:], 2 * d + 1)
+        except zlib.error as error:
+            raise BadGeometry(f"theta cannot be inflated: {error}") from error
         if len(raw) != 2 * d:
             raise TruncatedPayload(f"{len(raw)} bytes of theta; {2 * d} expected")
         return np.frombuffer(raw, "<u2").astype(np.uint16)
@@ -213,11 +218,15 @@ def _unpack_exact(body: bytes, base: NDArray[np.uint16], seed: int) -> NDArray[n
     if len(body) < 6:
         raise TruncatedPayload("the round and its clients are cut off")
     server_round, count = struct.unpack_from("<IH", body)
-    clients = np.frombuffer(body[6 : 6 + 4 * count], "<u4").tolist()
+    if count > _MAX_CLIENTS:
+        raise BadGeometry(f"masks of {count} clients; at most {_MAX_CLIENTS}")
+    if len(body) < 6 + 4 * count:
+        raise TruncatedPayload("the list of clients is cut off")
+    clients = np.frombuffer(body, "<u4", count, offset=6).tolist()
     palette, rest = _read_palette(body[6 + 4 * count :])
     old_palette, old = _palette(base)
-    if len(clients) != count or not rest or old_palette is None:
-        raise TruncatedPayload("the clients, the palette or the kind of context is cut off")
+    if not rest or old_palette is None:
+        raise TruncatedPayload("the kind of context is cut off")
     contexts, classes = _contexts(rest[0], base, old, len(old_palette), seed, server_round, clients)
     return palette[decode_symbols(rest[1:], contexts, len(palette), classes)]
 
@@ -234,9 +243,11 @@ def _palette(theta: NDArray[np.uint16]) -> tuple[NDArray[np.uint16] | None, NDAr
 
 def _read_palette(data: bytes) -> tuple[NDArray[np.uint16], bytes]:
     size = int.from_bytes(data[:2], "little")
-    values = np.frombuffer(data[2 : 2 + 2 * size], "<u2").astype(np.uint16)
-    if not 1 <= size <= _MAX_PALETTE or len(values) != size or not values.min():
-        raise BadGeometry(f"a palette of {size} values")
+    if not 1 <= size <= _MAX_PALETTE or len(data) < 2 + 2 * size:
+        raise BadGeometry(f"a palette of {size} values in {len(data)} bytes")
+    values = np.frombuffer(data, "<u2", size, offset=2).astype(np.uint16)
+    if not values.min():
+        raise BadGeometry("a probability of 0")
     return values, data[2 + 2 * size :]
 
 

@@ -11,11 +11,11 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from common.codecs import SharedState, get_codec
 from common.downlink import apply_chain
-from common.errors import RoundError
+from common.errors import RoundError, WrongModel
 from common.messages import HEAD, HELLO, Hello, pack_hello, pack_update, unpack_global
 from common.models import Head
 from common.posterior import empty_posterior, fold, mode
-from common.theta import quantise
+from common.theta import quantise, theta_digest
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.exchange import exchange
 from deltamask_server.strategy import DeltaMask, RoundReport
@@ -245,6 +245,44 @@ def test_a_restarted_client_is_followed_to_its_new_node() -> None:
     (report,) = run_rounds(deltamask, grid)
     assert {message.metadata.dst_node_id for message in grid.sent[-2:]} == {10, 12}
     assert set(report.tally.payload_bytes) == {0, 1}
+
+
+def test_clients_are_sent_what_they_lack_and_one_that_lost_it_gets_everything() -> None:
+    held: dict[int, np.ndarray] = {}
+    seen: list[tuple[int, int, bool]] = []
+
+    def keeping(client: int) -> Node:
+        def handle(message: Message) -> list[Message]:
+            if message.metadata.message_type == HELLO:
+                return [answer(message, pack_hello(Hello(client, DIGEST, D)))]
+            server_round = int(message.content["round"]["round"])
+            if (client, server_round) == (1, 2):
+                held.pop(client)  # its disk is gone
+            chain, head = unpack_global(message.content.array_records["arrays"])
+            seen.append((client, server_round, head is not None))
+            try:
+                theta = apply_chain(chain, held.get(client), D, SEED, SEGMENTS)
+            except WrongModel:
+                return [answer(message, Error(2, "WrongModel"))]
+            held[client] = theta
+            shared = SharedState(theta, SEED, server_round, client, SEGMENTS)
+            payload = get_codec("fuse16").encode(local_step(theta, seed=client), shared)
+            return [answer(message, pack_update(payload, METRICS, theta_digest(theta)))]
+
+        return handle
+
+    deltamask = strategy()
+    reports = run_rounds(deltamask, MemoryGrid({client: keeping(client) for client in range(3)}), rounds=4)
+    assert [report.tally.failures for report in reports] == [{}, {1: "client-error"}, {}, {}]
+    # The head goes to those who hold nothing: to all in round 1, and once more to the one that lost it.
+    assert {(client, server_round) for client, server_round, has_head in seen if has_head} == {
+        *((client, 1) for client in range(3)),
+        (1, 3),
+    }
+    sizes = [report.downlink_bytes for report in reports]
+    assert sizes[2][1] > sizes[2][0] == sizes[2][2]
+    assert len(set(sizes[3].values())) == 1
+    assert all(np.array_equal(theta, reports[2].theta) for theta in held.values())
 
 
 def test_the_head_is_averaged_by_examples_in_client_order() -> None:
