@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -24,6 +24,12 @@ __all__ = ["NodeConfig", "RunConfig", "parse_node_config", "parse_run_config", "
 
 def _kebab(name: str) -> str:
     return name.replace("_", "-")
+
+
+def _known_codec(name: str) -> str:
+    if name not in available_codecs():
+        raise PydanticCustomError("codec", "choose one of {names}", {"names": ", ".join(available_codecs())})
+    return name
 
 
 class _Config(BaseModel):
@@ -108,6 +114,21 @@ class RunConfig(_Config):
     kappa: float = Field(0.8, gt=0, le=1, description="Share of the changed bits that is sent, in the first round.")
     kappa_final: float = Field(0.4, gt=0, le=1, description="The same in the last round; a cosine lies between.")
 
+    relative_preset: Literal["fast", "default", "small"] = Field(
+        "default", description="Effort of the codec `relative`: more candidates are slower, and their payloads smaller."
+    )
+    target_bpp: float = Field(
+        0.0,
+        ge=0,
+        le=32,
+        description="Budget of the codec `relative`, in bits per parameter: the step is shrunk to fit; 0 is no limit.",
+    )
+    downlink: Literal["float32", "quantised", "exact"] = Field(
+        "exact",
+        description="How theta travels: `exact` sends what changed to clients that hold the version before, and the "
+        "`quantised` theta to the others.",
+    )
+
     eval_batch_size: int = Field(250, ge=1, description="Images in a batch without gradients.")
     output_dir: str = Field(
         "runs",
@@ -115,12 +136,7 @@ class RunConfig(_Config):
         description="Where the server writes its run folders; relative to the folder the SuperLink was started in.",
     )
 
-    @field_validator("codec")
-    @classmethod
-    def _known_codec(cls, name: str) -> str:
-        if name not in available_codecs():
-            raise PydanticCustomError("codec", "choose one of {names}", {"names": ", ".join(available_codecs())})
-        return name
+    _codec = field_validator("codec")(_known_codec)
 
 
 class NodeConfig(_Config):
@@ -134,11 +150,18 @@ class NodeConfig(_Config):
         description="The client id: 0 .. num-partitions - 1, another one for each SuperNode, the same after a restart.",
     )
     num_partitions: int = Field(ge=1, description="Parts the training data is divided into.")
+    codec: str = Field("", description="This client's codec; default: the run's.")
+    target_bpp: float | None = Field(None, ge=0, le=32, description="This client's budget; default: the run's.")
     device: str = Field("auto", description="`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.")
     cache_dir: str = Field(
         "",
         description="Where activations are kept; default: $XDG_CACHE_HOME/deltamask, ~/.cache/deltamask.",
     )
+
+    @field_validator("codec")
+    @classmethod
+    def _codec_or_none(cls, name: str) -> str:
+        return name and _known_codec(name)
 
     @property
     def cache_path(self) -> Path:
@@ -221,7 +244,7 @@ def reference() -> str:
         rows = [f"**{title}**", "", "| key | default | meaning |", "|---|---|---|"]
         for name, field in model.model_fields.items():
             default = "" if field.is_required() else f"`{json.dumps(field.default)}`"
-            choices = get_args(field.annotation)
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
             allowed = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
             rows.append(f"| `{_kebab(name)}` | {default} | {field.description}{allowed} |")
         parts.append("\n".join(rows))

@@ -1,10 +1,10 @@
 """What travels in a Flower message, and under which names; the only place where record keys are spelt.
 
     server -> client   query          {}                                     who are you, and is your frozen model mine?
-    client -> server                  "hello":   ConfigRecord                client, digest of the frozen weights, d
+    client -> server                  "hello":   ConfigRecord                client, digest of frozen weights, d, holds
     server -> client   train.head     {}                                     fit a linear probe
     client -> server                  "update":  ConfigRecord {payload}      the head's bytes
-    server -> client   train          "arrays":  ArrayRecord {theta, head}   one blob each
+    server -> client   train          "arrays":  ArrayRecord {theta, head}   one blob each; the head once
                                       "round":   ConfigRecord {round}
     client -> server                  "update":  ConfigRecord {payload}      the encoded delta: one blob, one bytes
     value
@@ -20,11 +20,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from numpy.typing import NDArray
 
-from common.errors import BadMetric, OversizedPayload, TruncatedPayload, WrongFormat, WrongModel
+from common.errors import BadMetric, OversizedPayload, TruncatedPayload, WrongFormat
 from common.models.head import Head
 
 __all__ = [
@@ -53,6 +51,8 @@ class Hello:
     client: int
     backbone_digest: bytes
     masked_parameters: int
+    holds: bytes | None = None
+    """Digest of the theta of this run on its disk."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Update:
     """One reply of one client, checked for form but not yet decoded."""
 
     payload: bytes
+    holds: bytes | None
+    """Digest of the theta that the client has kept."""
     metrics: Mapping[str, float]
     """The keys of ``METRICS``: examples (at least 1), loss, accuracy in [0, 1], seconds; all finite."""
 
@@ -71,9 +73,9 @@ class Update:
 
 def pack_hello(hello: Hello) -> RecordDict:
     """A client's answer to a query."""
-    return RecordDict(
-        {"hello": ConfigRecord({"client": hello.client, "digest": hello.backbone_digest, "d": hello.masked_parameters})}
-    )
+    record = ConfigRecord({"client": hello.client, "digest": hello.backbone_digest, "d": hello.masked_parameters})
+    record.update(_holding(hello.holds))
+    return RecordDict({"hello": record})
 
 
 def unpack_hello(content: RecordDict) -> Hello:
@@ -83,33 +85,35 @@ def unpack_hello(content: RecordDict) -> Hello:
     client, digest, d = values.get("client"), values.get("digest"), values.get("d")
     if type(client) is not int or type(digest) is not bytes or type(d) is not int or not 0 <= client < 2**32 - 1:
         raise WrongFormat(f"an answer to the query with {sorted(values)} instead of client, digest, d")
-    return Hello(client, digest, d)
+    return Hello(client, digest, d, _read_holding(values))
 
 
-def pack_global(theta: NDArray[np.uint16], head: Head) -> ArrayRecord:
-    """The global model: theta as little-endian uint16 and the frozen head, each one blob."""
-    blobs = {"theta": theta.astype("<u2", copy=False).tobytes(), "head": head.to_bytes()}
+def _holding(holds: bytes | None) -> dict[str, bytes]:
+    return {} if holds is None else {"holds": holds}
+
+
+def _read_holding(values: Mapping[str, object]) -> bytes | None:
+    holds = values.get("holds")
+    if holds is not None and not (isinstance(holds, bytes) and len(holds) == 8):
+        raise WrongFormat("the digest of the theta held is not 8 bytes")
+    return holds
+
+
+def pack_global(chain: bytes, head: Head | None) -> ArrayRecord:
+    """The global model: theta in one of the forms of `common.downlink`, and the head for those who lack it."""
+    blobs = {"theta": chain} | ({"head": head.to_bytes()} if head is not None else {})
     return ArrayRecord({name: Array("uint8", (len(data),), "deltamask/bytes", data) for name, data in blobs.items()})
 
 
-def unpack_global(arrays: ArrayRecord, d: int, classes: int, features: int) -> tuple[NDArray[np.uint16], Head]:
-    """Read what `pack_global` wrote.
-
-    Raises
-    ------
-    WrongModel
-        If theta has another length than this model has masked weights.
-    """
-    data = arrays["theta"].data
-    if len(data) != 2 * d:
-        raise WrongModel(f"theta has {len(data) // 2} entries; this model has {d} masked weights")
-    theta = np.frombuffer(data, "<u2").astype(np.uint16)
-    return theta, Head.from_bytes(arrays["head"].data, classes, features)
+def unpack_global(arrays: ArrayRecord) -> tuple[bytes, bytes | None]:
+    """Read what `pack_global` wrote: the chain of theta, and the head's bytes or None."""
+    return arrays["theta"].data, arrays["head"].data if "head" in arrays else None
 
 
-def pack_update(payload: bytes, metrics: Mapping[str, float]) -> RecordDict:
+def pack_update(payload: bytes, metrics: Mapping[str, float], holds: bytes | None = None) -> RecordDict:
     """A client's reply to a training message."""
-    return RecordDict({"update": ConfigRecord({"payload": payload}), "metrics": MetricRecord(dict(metrics))})
+    update = ConfigRecord({"payload": payload, **_holding(holds)})
+    return RecordDict({"update": update, "metrics": MetricRecord(dict(metrics))})
 
 
 def unpack_update(content: RecordDict, max_bytes: int) -> Update:
@@ -129,7 +133,7 @@ def unpack_update(content: RecordDict, max_bytes: int) -> Update:
         len(content) != 2
         or not isinstance(record, ConfigRecord)
         or not isinstance(metrics, MetricRecord)
-        or len(record) > 1
+        or not set(record) <= {"payload", "holds"}
         or len(metrics) > len(METRICS)
     ):
         raise WrongFormat(f"a reply with records {sorted(content)}; expected update and metrics with their own keys")
@@ -146,4 +150,4 @@ def unpack_update(content: RecordDict, max_bytes: int) -> Update:
         values[name] = value
     if not 1 <= values["examples"] <= 2**40 or not 0 <= values["accuracy"] <= 1 or values["seconds"] < 0:
         raise BadMetric(f"a metric is out of range: {values}")
-    return Update(payload, values)
+    return Update(payload, _read_holding(record), values)

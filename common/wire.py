@@ -21,7 +21,16 @@ from common.errors import (
     WrongRound,
 )
 
-__all__ = ["HEADER_BYTES", "METHODS", "VERSION", "Header", "max_payload_bytes", "pack_payload", "unpack_payload"]
+__all__ = [
+    "HEADER_BYTES",
+    "METHODS",
+    "VERSION",
+    "Header",
+    "max_payload_bytes",
+    "pack_payload",
+    "peek_codec",
+    "unpack_payload",
+]
 
 MAGIC = b"DM"
 VERSION = 1
@@ -70,6 +79,15 @@ def pack_payload(header: Header, body: bytes) -> bytes:
         0,
     )[:-4]
     return front + struct.pack("<I", zlib.crc32(body, zlib.crc32(front))) + body
+
+
+def peek_codec(payload: bytes) -> int:
+    """The codec number that a payload claims, before anything else is checked; raises TruncatedPayload, WrongFormat."""
+    if len(payload) < HEADER_BYTES:
+        raise TruncatedPayload(f"{len(payload)} bytes, but the header alone has {HEADER_BYTES}")
+    if payload[:2] != MAGIC:
+        raise WrongFormat(f"magic {payload[:2]!r}; expected {MAGIC!r}")
+    return payload[4]
 
 
 def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:

@@ -19,13 +19,17 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from common.codecs import SharedState, get_codec
+from common.codecs import Codec, SharedState, get_codec
 from common.config import NodeConfig, RunConfig, parse_node_config, parse_run_config
 from common.data import load_dataset, partition_indices
+from common.downlink import apply_chain
+from common.errors import WrongModel
 from common.messages import Hello, pack_hello, pack_update, unpack_global
-from common.models import Backbone, cached_activations, fit_linear_probe, load_backbone
+from common.models import Backbone, Head, cached_activations, fit_linear_probe, load_backbone
 from common.selection import cosine_kappa
+from common.theta import theta_digest
 from common.uniforms import stream_seed
+from deltamask_client.store import ThetaStore
 from deltamask_client.training import train_masks
 
 __all__ = ["app"]
@@ -39,15 +43,15 @@ _CLIENT_APP_RAISED = 2  # Flower's error code for an exception of a ClientApp
 class _Site:
     """One client: its config, its model and its part of the data."""
 
-    run: RunConfig
-    node: NodeConfig
     backbone: Backbone
     activations: NDArray[np.float32]
     labels: NDArray[np.int64]
     classes: int
 
 
-def _reported(handler: Callable[[Message, RunConfig, NodeConfig], Message]) -> Callable[[Message, Context], Message]:
+def _reported(
+    handler: Callable[[Message, RunConfig, NodeConfig, ThetaStore], Message],
+) -> Callable[[Message, Context], Message]:
     """Parse the configs, and report an exception to the server by its type alone: messages and tracebacks may name
     paths and data.
     """
@@ -58,7 +62,7 @@ def _reported(handler: Callable[[Message, RunConfig, NodeConfig], Message]) -> C
             run, node = parse_run_config(context.run_config), parse_node_config(context.node_config)
             if run.threads:
                 torch.set_num_threads(run.threads)
-            return handler(message, run, node)
+            return handler(message, run, node, ThetaStore(node.cache_path, node.partition_id, context.run_id))
         except Exception as error:
             _log.exception("this client cannot answer: %s", error)
             return Message(
@@ -70,15 +74,17 @@ def _reported(handler: Callable[[Message, RunConfig, NodeConfig], Message]) -> C
 
 @app.query()
 @_reported
-def hello(message: Message, run: RunConfig, node: NodeConfig) -> Message:
+def hello(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
     """Say who this client is and which frozen model it has."""
     backbone = _backbone(run.backbone, run.weights, run.image_size, run.masked_blocks, _device(node))
-    return Message(pack_hello(Hello(node.partition_id, backbone.digest, backbone.masks.d)), reply_to=message)
+    held = store.load()
+    holds = None if held is None else theta_digest(held[0])
+    return Message(pack_hello(Hello(node.partition_id, backbone.digest, backbone.masks.d, holds)), reply_to=message)
 
 
 @app.train("head")
 @_reported
-def head(message: Message, run: RunConfig, node: NodeConfig) -> Message:
+def head(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
     """Fit a linear probe on the features of the frozen, unmasked backbone."""
     start = time.perf_counter()
     site = _site(run, node)
@@ -102,14 +108,22 @@ def head(message: Message, run: RunConfig, node: NodeConfig) -> Message:
 
 @app.train()
 @_reported
-def train(message: Message, run: RunConfig, node: NodeConfig) -> Message:
+def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
     """Train scores from the global theta and send the encoded delta."""
     start = time.perf_counter()
     site = _site(run, node)
     server_round = int(message.content["round"]["round"])  # type: ignore[arg-type]
     masks = site.backbone.masks
-    arrays = message.content.array_records["arrays"]
-    theta, head = unpack_global(arrays, masks.d, site.classes, site.backbone.features)
+    held = store.load()
+    chain, head_bytes = unpack_global(message.content.array_records["arrays"])
+    theta = apply_chain(chain, held and held[0], masks.d, run.seed, masks.segments)
+    if head_bytes is not None:
+        head = Head.from_bytes(head_bytes, site.classes, site.backbone.features)
+    elif held is not None:
+        head = held[1]
+    else:
+        raise WrongModel("the server sent no head, and this client holds none")
+    holds = theta_digest(theta) if store.save(theta, head) else None
     result = train_masks(
         site.backbone,
         head,
@@ -121,9 +135,19 @@ def train(message: Message, run: RunConfig, node: NodeConfig) -> Message:
         learning_rate=run.learning_rate,
         seed=stream_seed(run.seed, server_round, node.partition_id, "train"),
     )
-    codec = get_codec(run.codec, keep=cosine_kappa(run.kappa, run.kappa_final, server_round, run.num_server_rounds))
-    payload = codec.encode(result.theta, SharedState(theta, run.seed, server_round, node.partition_id, masks.segments))
-    return Message(pack_update(payload, _metrics(site, result.loss, result.accuracy, start)), reply_to=message)
+    payload = _codec(run, node, server_round).encode(
+        result.theta, SharedState(theta, run.seed, server_round, node.partition_id, masks.segments)
+    )
+    return Message(pack_update(payload, _metrics(site, result.loss, result.accuracy, start), holds), reply_to=message)
+
+
+def _codec(run: RunConfig, node: NodeConfig, server_round: int) -> Codec:
+    name = node.codec or run.codec
+    keep = cosine_kappa(run.kappa, run.kappa_final, server_round, run.num_server_rounds)
+    if name == "relative":
+        budget = run.target_bpp if node.target_bpp is None else node.target_bpp
+        return get_codec(name, keep, preset=run.relative_preset, target_bpp=budget)
+    return get_codec(name, keep)
 
 
 def _metrics(site: _Site, loss: float, accuracy: float, start: float) -> dict[str, float]:
@@ -143,7 +167,7 @@ def _site(run: RunConfig, node: NodeConfig) -> _Site:
         run.classes_per_client,
     )
     activations = cached_activations(backbone, images, Path(node.cache_path), run.eval_batch_size)
-    return _Site(run, node, backbone, activations, labels, classes)
+    return _Site(backbone, activations, labels, classes)
 
 
 def _device(node: NodeConfig) -> str:

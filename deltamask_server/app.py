@@ -59,7 +59,7 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
         segments=backbone.masks.segments,
         classes=data.classes,
         features=backbone.features,
-        codec=config.codec,
+        downlink=config.downlink,
         seed=config.seed,
         participation=config.participation,
         quorum=config.min_clients,
@@ -69,7 +69,7 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     )
     strategy.summary()
     print(
-        f"backbone {backbone.name} ({backbone.digest.hex()}), "
+        f"codec {config.codec}, downlink {config.downlink}, backbone {backbone.name} ({backbone.digest.hex()}), "
         f"{len(data.x_test):,} test images of {data.classes} classes"
     )
 

@@ -42,6 +42,8 @@ class Enrolment:
         self._min_clients, self._wait_seconds, self._say = min_clients, wait_seconds, say
         self._clients: dict[int, int] = {}  # node id -> client id
         self._refused: dict[int, str] = {}  # node id -> reason
+        self.holds: dict[int, bytes] = {}
+        """Digest of the theta that each client has kept, as far as it has said."""
 
     def online(self, grid: Grid) -> dict[int, int]:
         """Clients connected now, client id -> node id; waits, a bounded time, until there are enough.
@@ -107,4 +109,12 @@ class Enrolment:
             del self._clients[other]
             self._refused[other] = f"its partition-id {hello.client} was taken over by node {node}"
         self._clients[node] = hello.client
+        self.note_holding(hello.client, hello.holds)
         return None
+
+    def note_holding(self, client: int, digest: bytes | None) -> None:
+        """Remember what a client says it holds, or that it holds nothing."""
+        if digest is None:
+            self.holds.pop(client, None)
+        else:
+            self.holds[client] = digest

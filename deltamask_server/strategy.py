@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 
-from common.codecs import SharedState, get_codec
+from common.codecs import SharedState, codec_of
 from common.errors import DuplicateReply, PayloadError, RoundError
 from common.messages import HEAD, TRAIN, Update, pack_global, unpack_update
 from common.models import Head, average_heads
@@ -26,6 +26,7 @@ from common.posterior import BetaPosterior, empty_posterior, fold, is_reset_roun
 from common.theta import quantise
 from common.uniforms import SERVER_CLIENT, stream_seed
 from common.wire import max_payload_bytes
+from deltamask_server.downlink import Downlink
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.exchange import exchange
 from deltamask_server.tally import Tally
@@ -62,8 +63,8 @@ class DeltaMask(Strategy):
         Sizes of the masked tensors; d is their sum.
     classes, features
         Shape of the head.
-    codec
-        Name of the codec that clients use.
+    downlink
+        How theta travels, one of `common.downlink.DOWNLINKS`.
     seed
         Run seed.
     participation
@@ -81,7 +82,7 @@ class DeltaMask(Strategy):
         segments: Sequence[int],
         classes: int,
         features: int,
-        codec: str = "fuse8",
+        downlink: str = "exact",
         seed: int = 1,
         participation: float = 1.0,
         quorum: int = 2,
@@ -92,15 +93,15 @@ class DeltaMask(Strategy):
         self._enrolment = enrolment
         self._segments = tuple(segments)
         self._classes, self._features = classes, features
-        self._codec_name, self._codec = codec, get_codec(codec)
         self._seed, self._participation, self._quorum = seed, participation, quorum
         self._theta_clip, self._prior = theta_clip, prior
         self.theta: NDArray[np.uint16] = np.full(self.d, quantise(initial_theta), dtype=np.uint16)
         self.head = Head(np.zeros((classes, features), np.float32), np.zeros(classes, np.float32))
+        self._downlink = Downlink(downlink, self._segments, seed, self.theta)
         self._posterior = empty_posterior(self.d, prior)
         self.tally = Tally(())
         self._messages: dict[int, Message] = {}  # client -> message of this round
-        self._downlink: dict[int, int] = {}
+        self._sent: dict[int, int] = {}
         self._aggregate_seconds = 0.0
 
     @property
@@ -109,8 +110,8 @@ class DeltaMask(Strategy):
         return sum(self._segments)
 
     def arrays(self) -> ArrayRecord:
-        """The global model as it is sent."""
-        return pack_global(self.theta, self.head)
+        """The global model as it is sent to a client that holds nothing."""
+        return pack_global(self._downlink.message(None), self.head)
 
     # -- the head round ------------------------------------------------------------------------------------------------
 
@@ -123,7 +124,7 @@ class DeltaMask(Strategy):
             If fewer replies than the quorum are usable.
         """
         clients = self._enrolment.online(grid)
-        self._address(clients, RecordDict(), HEAD, "head")
+        self._address(clients, dict.fromkeys(clients, RecordDict()), HEAD, "head")
         heads: dict[int, tuple[Head, int]] = {}
 
         def keep(client: int, update: Update) -> None:
@@ -145,16 +146,26 @@ class DeltaMask(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One message to each client of this round's sample, which depends on (seed, round) and the connected client
-        ids only.
+        ids only. A client is sent what it lacks of the model; ``arrays`` is the whole, for those who hold nothing.
         """
         online = self._enrolment.online(grid)
         count = max(self._quorum, math.ceil(self._participation * len(online) - 1e-9))
         rng = np.random.default_rng(stream_seed(self._seed, server_round, SERVER_CLIENT, "sample"))
         sample = sorted(int(client) for client in rng.permutation(sorted(online))[:count])
-        content = RecordDict({"arrays": arrays, "round": ConfigRecord({**config, "round": server_round})})
-        self._address({client: online[client] for client in sample}, content, TRAIN, str(server_round))
-        size = sum(len(array.data) for array in arrays.values())
-        self._downlink = dict.fromkeys(sample, size)
+        order = ConfigRecord({**config, "round": server_round})
+        # Clients that hold the same version share one record, which Flower then stores and counts once.
+        records: dict[bytes | None, ArrayRecord] = {None: arrays}
+        for held in {self._enrolment.holds.get(client) for client in sample} - {None}:
+            records[held] = pack_global(self._downlink.message(held), None)
+        contents = {
+            client: RecordDict({"arrays": records[self._enrolment.holds.get(client)], "round": order})
+            for client in sample
+        }
+        self._address({client: online[client] for client in sample}, contents, TRAIN, str(server_round))
+        self._sent = {
+            client: sum(len(array.data) for array in content.array_records["arrays"].values())
+            for client, content in contents.items()
+        }
         return list(self._messages.values())
 
     def aggregate_train(
@@ -186,6 +197,7 @@ class DeltaMask(Strategy):
         self._require_quorum(f"round {server_round}")
         self._posterior = posterior[0]
         self.theta = mode(self._posterior, self._theta_clip)
+        self._downlink.publish(self.theta, server_round, list(self.tally.payload_bytes))
         metrics: dict[str, int | float | list[int] | list[float]] = {
             "clients": len(self.tally.payload_bytes),
             "loss": self.tally.mean("loss"),
@@ -205,10 +217,7 @@ class DeltaMask(Strategy):
 
     def summary(self) -> None:
         """Print what this strategy is."""
-        print(
-            f"DeltaMask: {self.d:,} masked weights in {len(self._segments)} tensors, "
-            f"codec {self._codec_name}, quorum {self._quorum}"
-        )
+        print(f"DeltaMask: {self.d:,} masked weights in {len(self._segments)} tensors, quorum {self._quorum}")
 
     def start(
         self,
@@ -243,19 +252,21 @@ class DeltaMask(Strategy):
                 "aggregate": self._aggregate_seconds,
                 "evaluate": time.perf_counter() - trained,
             }
-            on_round(RoundReport(server_round, self.tally, self._downlink, self.theta, evaluation, seconds))
+            on_round(RoundReport(server_round, self.tally, self._sent, self.theta, evaluation, seconds))
         return result
 
     # -- replies -------------------------------------------------------------------------------------------------------
 
     def _fold_payload(self, posterior: BetaPosterior, payload: bytes, server_round: int, client: int) -> BetaPosterior:
         shared = SharedState(self.theta, self._seed, server_round, client, self._segments)
-        return fold(posterior, self._codec.decode(payload, shared))
+        return fold(posterior, codec_of(payload).decode(payload, shared))
 
-    def _address(self, clients: dict[int, int], content: RecordDict, message_type: str, group: str) -> None:
+    def _address(
+        self, clients: dict[int, int], contents: Mapping[int, RecordDict], message_type: str, group: str
+    ) -> None:
         """Make one message for each client, and a fresh tally."""
         self._messages = {
-            client: Message(content, dst_node_id=node, message_type=message_type, group_id=group)
+            client: Message(contents[client], dst_node_id=node, message_type=message_type, group_id=group)
             for client, node in sorted(clients.items())
         }
         self.tally = Tally(tuple(self._messages))
@@ -277,6 +288,8 @@ class DeltaMask(Strategy):
                     reason = _ERROR_REASONS.get(reply.error.code, "client-error")
                     print(f"  client {client}: {reason}: {reply.error.reason}")
                     tally.drop(client, reason)
+                    # Its theta may be lost, or not the one we think: the next message brings everything.
+                    self._enrolment.note_holding(client, None)
                     continue
                 if client in tally.payload_bytes:
                     raise DuplicateReply(f"client {client} has answered already")
@@ -294,6 +307,7 @@ class DeltaMask(Strategy):
             tally.payload_bytes[client] = len(update.payload)
             tally.record_bytes[client] = _count_bytes(reply.content)
             tally.metrics[client] = dict(update.metrics)
+            self._enrolment.note_holding(client, update.holds)
         tally.close()
 
     def _require_quorum(self, what: str) -> None:

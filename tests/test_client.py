@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from common.codecs import SharedState, get_codec
 from common.config import RunConfig
+from common.downlink import join_chain, pack_quantised
 from common.messages import HEAD, HELLO, TRAIN, pack_global, unpack_hello, unpack_update
 from common.models import Head, load_backbone
 from common.theta import quantise
@@ -49,7 +50,12 @@ def test_head_then_training_round(tmp_path: Path, backbone) -> None:
 
     d = backbone.masks.d
     theta = np.full(d, quantise(0.95))
-    content = RecordDict({"arrays": pack_global(theta, head), "round": ConfigRecord({"round": 2})})
+    content = RecordDict(
+        {
+            "arrays": pack_global(join_chain([pack_quantised(theta, backbone.masks.segments)]), head),
+            "round": ConfigRecord({"round": 2}),
+        }
+    )
     first = unpack_update(app(ask(TRAIN, content), context(tmp_path)).content, 10**6)
     shared = SharedState(theta, CONFIG.seed, 2, 1)
     mask = get_codec("fuse8").decode(first.payload, shared)

@@ -10,11 +10,12 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from common.codecs import SharedState, get_codec
-from common.errors import RoundError
+from common.downlink import apply_chain
+from common.errors import RoundError, WrongModel
 from common.messages import HEAD, HELLO, Hello, pack_hello, pack_update, unpack_global
 from common.models import Head
 from common.posterior import empty_posterior, fold, mode
-from common.theta import quantise
+from common.theta import quantise, theta_digest
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.exchange import exchange
 from deltamask_server.strategy import DeltaMask, RoundReport
@@ -42,8 +43,15 @@ def node(client: int, change: Callable[[RecordDict, Message], list[RecordDict | 
     return handle
 
 
+def received_theta(message: Message) -> np.ndarray:
+    """What a client that holds nothing reads."""
+    chain, head = unpack_global(message.content.array_records["arrays"])
+    assert head is not None
+    return apply_chain(chain, None, D, SEED, SEGMENTS)
+
+
 def honest_update(message: Message, sender: int, **wrong: int) -> RecordDict:
-    theta, _ = unpack_global(message.content.array_records["arrays"], D, CLASSES, FEATURES)
+    theta = received_theta(message)
     shared = SharedState(
         theta,
         wrong.get("seed", SEED),
@@ -78,7 +86,7 @@ def test_a_round_equals_folding_the_clients_masks_by_hand() -> None:
     (report,) = run_rounds(deltamask, MemoryGrid({100 + client: node(client) for client in range(4)}))
     assert np.array_equal(deltamask.theta, mode(posterior))
     assert set(report.tally.payload_bytes) == {0, 1, 2, 3}
-    assert report.downlink_bytes == dict.fromkeys(range(4), 2 * D + 4 * CLASSES * (FEATURES + 1))
+    assert len(set(report.downlink_bytes.values())) == 1
     assert report.tally.mean("loss") == 0.5
 
 
@@ -132,7 +140,7 @@ def wrong_theta(content: RecordDict, message: Message) -> list[RecordDict | Erro
 
 def everything(content: RecordDict, message: Message) -> list[RecordDict | Error]:
     """A filter of all positions under a header that claims ten."""
-    theta, _ = unpack_global(message.content.array_records["arrays"], D, CLASSES, FEATURES)
+    theta = received_theta(message)
     shared = SharedState(theta, SEED, 1, 2)
     codec = get_codec("fuse8")
     payload = codec.encode(np.where(shared.mask(), 0, 1).astype(np.float32), shared)
@@ -237,6 +245,44 @@ def test_a_restarted_client_is_followed_to_its_new_node() -> None:
     (report,) = run_rounds(deltamask, grid)
     assert {message.metadata.dst_node_id for message in grid.sent[-2:]} == {10, 12}
     assert set(report.tally.payload_bytes) == {0, 1}
+
+
+def test_clients_are_sent_what_they_lack_and_one_that_lost_it_gets_everything() -> None:
+    held: dict[int, np.ndarray] = {}
+    seen: list[tuple[int, int, bool]] = []
+
+    def keeping(client: int) -> Node:
+        def handle(message: Message) -> list[Message]:
+            if message.metadata.message_type == HELLO:
+                return [answer(message, pack_hello(Hello(client, DIGEST, D)))]
+            server_round = int(message.content["round"]["round"])
+            if (client, server_round) == (1, 2):
+                held.pop(client)  # its disk is gone
+            chain, head = unpack_global(message.content.array_records["arrays"])
+            seen.append((client, server_round, head is not None))
+            try:
+                theta = apply_chain(chain, held.get(client), D, SEED, SEGMENTS)
+            except WrongModel:
+                return [answer(message, Error(2, "WrongModel"))]
+            held[client] = theta
+            shared = SharedState(theta, SEED, server_round, client, SEGMENTS)
+            payload = get_codec("fuse16").encode(local_step(theta, seed=client), shared)
+            return [answer(message, pack_update(payload, METRICS, theta_digest(theta)))]
+
+        return handle
+
+    deltamask = strategy()
+    reports = run_rounds(deltamask, MemoryGrid({client: keeping(client) for client in range(3)}), rounds=4)
+    assert [report.tally.failures for report in reports] == [{}, {1: "client-error"}, {}, {}]
+    # The head goes to those who hold nothing: to all in round 1, and once more to the one that lost it.
+    assert {(client, server_round) for client, server_round, has_head in seen if has_head} == {
+        *((client, 1) for client in range(3)),
+        (1, 3),
+    }
+    sizes = [report.downlink_bytes for report in reports]
+    assert sizes[2][1] > sizes[2][0] == sizes[2][2]
+    assert len(set(sizes[3].values())) == 1
+    assert all(np.array_equal(theta, reports[2].theta) for theta in held.values())
 
 
 def test_the_head_is_averaged_by_examples_in_client_order() -> None:

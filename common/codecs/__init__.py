@@ -21,9 +21,10 @@ from common.codecs.exact import Exact
 from common.codecs.fuse import Fuse8, Fuse16, Fuse32
 from common.codecs.relative import Relative
 from common.codecs.state import SharedState
-from common.errors import ConfigError
+from common.errors import ConfigError, WrongFormat
+from common.wire import peek_codec
 
-__all__ = ["Codec", "SharedState", "available_codecs", "get_codec"]
+__all__ = ["Codec", "SharedState", "available_codecs", "codec_of", "get_codec"]
 
 _CODECS: dict[str, type[Codec]] = {
     codec.name: codec for codec in (Fuse8, Fuse16, Fuse32, Exact, Relative, Bitmap, Bloom)
@@ -55,3 +56,18 @@ def get_codec(name: str, keep: float = 1.0, **options: Any) -> Codec:
     if name not in _CODECS:
         raise ConfigError(f"codec = {name!r}: there is no such codec; choose one of {', '.join(_CODECS)}")
     return _CODECS[name](keep=keep, **options)
+
+
+def codec_of(payload: bytes) -> Codec:
+    """The codec that a payload names, to decode it with: clients of one run may use different ones.
+
+    Raises
+    ------
+    TruncatedPayload, WrongFormat
+        If the payload names none.
+    """
+    number = peek_codec(payload)
+    for codec in _CODECS.values():
+        if codec.number == number:
+            return codec()
+    raise WrongFormat(f"codec {number}: there is no such codec")

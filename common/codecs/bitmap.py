@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.codecs.base import Codec
-from common.codecs.entropy import PRECISION, BitStack
+from common.codecs.bit_stack import PRECISION, BitStack
 from common.codecs.state import SharedState
 from common.errors import ImplausibleDelta, TruncatedPayload
 

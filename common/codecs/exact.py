@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.codecs.base import DeltaCodec
+from common.codecs.bit_stack import PRECISION, BitStack, nearest_numerator
 from common.codecs.contexts import LAYOUTS, CellMap, Layout, entropy_fixed, join_cells
 from common.codecs.distance import FRACTION, distances, log2_fixed
-from common.codecs.entropy import PRECISION, BitStack, nearest_numerator
 from common.codecs.state import SharedState
 from common.errors import BadGeometry, ImplausibleDelta, TruncatedPayload
 

@@ -8,11 +8,12 @@ weights p(x) / q(x) and sends its index: b bits for a whole block of positions, 
 * **Blocks** (our choice) follow from what both sides know and one byte a segment: the KL of a position is predicted as
   ``scale * theta (1 - theta)``, and a block is the longest run of positions that is predicted to hold no more than
   ``target`` bits. What hardly moves costs hardly anything; no boundary is sent.
-* **The pick** (our choice) is random with probability proportional to ``(p/q)^tilt``, the tilt such that the candidates'
-  mean log-ratio is the one that Bern(theta_local) has. Plain minimal random coding (tilt 1) needs many spare bits a
-  block, or the mean of the decoded masks stops 15 % short of theta_local; matched, 2 to 4 %. What is left are blocks
-  whose best candidate is still too near to theta: large steps of few positions among many small ones are understated,
-  by 10 % when a tail like Student's t with 4 degrees of freedom puts a sixth of the KL into 0.1 % of the positions.
+* **The pick** (our choice) is random with probability proportional to ``(p/q)^tilt``, the tilt such that the
+  candidates' mean log-ratio is the one that Bern(theta_local) has. Plain minimal random coding (tilt 1) needs many
+  spare bits a block, or the mean of the decoded masks stops 15 % short of theta_local; matched, 2 to 4 %. What is left
+  are blocks whose best candidate is still too near to theta: large steps of few positions among many small ones are
+  understated, by 10 % when a tail like Student's t with 4 degrees of freedom puts a sixth of the KL into 0.1 % of the
+  positions.
 * **Rate control**: ``target_bpp`` scales the step between the log-odds of theta and theta_local by the largest g <= 1
   that fits. KL goes with g^2. Only the encoder knows g.
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.codecs import SharedState, get_codec
+from common.codecs.bit_stack import PRECISION, BitStack, nearest_numerator
 from common.codecs.contexts import CELLS, LAYOUTS, CellMap, entropy_fixed, join_cells
 from common.codecs.distance import (
     FRACTION,
@@ -18,7 +19,6 @@ from common.codecs.distance import (
     odds_tables,
     uniform_bounds,
 )
-from common.codecs.entropy import PRECISION, BitStack, nearest_numerator
 from common.errors import BadCode, BadGeometry, ImplausibleDelta, PayloadError, TruncatedPayload
 from common.wire import HEADER_BYTES
 from tests.codecs.cases import any_case, delta, kinds, plain_entropy_bits, realistic, refused, repack, seeds, sizes

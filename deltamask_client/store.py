@@ -1,0 +1,72 @@
+"""What a client holds of the global model between rounds, on its disk: theta and head of its newest run.
+
+A deployed client is a new process in every round. With the theta of the last round at hand it needs only what changed;
+without it (first round, lost disk, full disk) it says so, and the server sends everything.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from common.models import Head
+
+__all__ = ["Held", "ThetaStore"]
+
+Held = tuple[NDArray[np.uint16], Head]
+
+
+class ThetaStore:
+    """One file for each client of a device.
+
+    Parameters
+    ----------
+    cache
+        The node's cache folder.
+    client
+        Client id: the name of the file, the same after a restart.
+    run_id
+        Flower's number of the run; what an older run left is not used, since its head is another.
+    """
+
+    def __init__(self, cache: Path, client: int, run_id: int) -> None:
+        self._path = cache / "theta" / f"client-{client}.safetensors"
+        self._run = str(run_id)
+
+    def load(self) -> Held | None:
+        """Theta and head of this run, or None."""
+        try:
+            with safe_open(self._path, "np") as file:
+                if (file.metadata() or {}).get("run") != self._run:
+                    return None
+                head = Head(file.get_tensor("head.weight"), file.get_tensor("head.bias"))
+                return file.get_tensor("theta"), head
+        except (OSError, SafetensorError):
+            return None
+
+    def save(self, theta: NDArray[np.uint16], head: Head) -> bool:
+        """Replace what is held; False if the disk does not take it, which costs bytes in the next round, no more."""
+        tensors = {
+            name: np.ascontiguousarray(value)
+            for name, value in (("theta", theta), ("head.weight", head.weight), ("head.bias", head.bias))
+        }
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".tmp")
+            os.close(handle)
+            try:
+                save_file(
+                    {key: np.ascontiguousarray(value) for key, value in tensors.items()}, name, {"run": self._run}
+                )
+                os.replace(name, self._path)
+            finally:
+                Path(name).unlink(missing_ok=True)
+        except (OSError, SafetensorError):
+            return False
+        return True

@@ -1,0 +1,64 @@
+"""Which form of theta each client is sent: the steps since the version it holds, or the whole, whichever is shorter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.downlink import join_chain, pack_exact, pack_float32, pack_quantised
+from common.theta import theta_digest
+
+__all__ = ["Downlink"]
+
+_KEPT_STEPS = 64
+
+
+@dataclass(frozen=True)
+class _Kept:
+    base: bytes
+    """Digest of the version before."""
+    data: bytes | None
+    """The step from there, None if theta could not be coded so."""
+
+
+class Downlink:
+    """The newest theta, and the steps that led to it.
+
+    Parameters
+    ----------
+    form
+        One of `common.downlink.DOWNLINKS`.
+    segments, seed
+        Layer sizes and run seed.
+    theta
+        The first version.
+    """
+
+    def __init__(self, form: str, segments: Sequence[int], seed: int, theta: NDArray[np.uint16]) -> None:
+        self._form, self._segments, self._seed = form, tuple(segments), seed
+        self._theta = theta
+        self._steps: list[_Kept] = []
+        self._whole: bytes | None = None
+
+    def publish(self, theta: NDArray[np.uint16], server_round: int, clients: Sequence[int]) -> None:
+        """A new version: theta after the masks of ``clients`` in ``server_round`` were folded."""
+        before = theta_digest(self._theta)
+        if self._form == "exact" and theta_digest(theta) != before:
+            data = pack_exact(theta, self._theta, self._seed, server_round, clients)
+            self._steps = [*self._steps, _Kept(before, data)][-_KEPT_STEPS:]
+        self._theta, self._whole = theta, None
+
+    def message(self, held: bytes | None) -> bytes:
+        """The chain for a client that holds the version with digest ``held`` (None: nothing)."""
+        if self._whole is None:
+            pack = pack_float32(self._theta) if self._form == "float32" else pack_quantised(self._theta, self._segments)
+            self._whole = join_chain([pack])
+        bases = [step.base for step in self._steps]
+        if held not in bases:
+            return self._whole
+        since = [step.data for step in self._steps[bases.index(held) :]]
+        chain = join_chain([data for data in since if data is not None])
+        return chain if None not in since and len(chain) < len(self._whole) else self._whole

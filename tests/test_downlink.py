@@ -1,0 +1,169 @@
+"""Theta to the clients: entropy code, the three forms, chains, what the server sends to whom, what a client keeps."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.codecs import SharedState, get_codec
+from common.downlink import apply_chain, join_chain, pack_exact, pack_float32, pack_quantised
+from common.entropy import decode_symbols, encode_symbols
+from common.errors import PayloadError, WrongModel
+from common.models import Head
+from common.posterior import empty_posterior, fold, mode
+from common.theta import quantise, theta_digest
+from deltamask_client.store import ThetaStore
+from deltamask_server.downlink import Downlink
+from tests.conftest import local_step
+
+SEED, D, SEGMENTS, CLIENTS = 5, 60_000, (40_000, 20_000), tuple(range(10))
+
+
+def next_theta(theta: np.ndarray, server_round: int, codec: str = "fuse8", clients=CLIENTS) -> np.ndarray:
+    posterior = empty_posterior(len(theta))
+    for client in clients:
+        shared = SharedState(theta, SEED, server_round, client, SEGMENTS)
+        payload = get_codec(codec).encode(local_step(theta, seed=100 * server_round + client), shared)
+        posterior = fold(posterior, get_codec(codec).decode(payload, shared))
+    return mode(posterior)
+
+
+@pytest.fixture(scope="module")
+def history() -> list[np.ndarray]:
+    """Theta before round 1, and after rounds 1 to 3."""
+    thetas = [np.full(D, quantise(0.95))]
+    for server_round in (1, 2, 3):
+        thetas.append(next_theta(thetas[-1], server_round))
+    return thetas
+
+
+def exact(history: list[np.ndarray], server_round: int) -> bytes:
+    step = pack_exact(history[server_round], history[server_round - 1], SEED, server_round, CLIENTS)
+    assert step is not None
+    return step
+
+
+def receive(steps: list[bytes], held: np.ndarray | None = None) -> np.ndarray:
+    return apply_chain(join_chain(steps), held, D, SEED, SEGMENTS)
+
+
+def test_every_form_is_lossless(history: list[np.ndarray]) -> None:
+    for theta in history:
+        assert np.array_equal(receive([pack_float32(theta)]), theta)
+        assert np.array_equal(receive([pack_quantised(theta, SEGMENTS)]), theta)
+    for server_round in (1, 2, 3):
+        assert np.array_equal(receive([exact(history, server_round)], history[server_round - 1]), history[server_round])
+    everything = np.random.default_rng(0).integers(1, 65536, D, dtype=np.uint16)  # too many values for a palette
+    assert np.array_equal(receive([pack_quantised(everything, SEGMENTS)]), everything)
+    assert pack_exact(everything, history[0], SEED, 1, CLIENTS) is None
+
+
+def test_sizes_from_the_second_round_on(history: list[np.ndarray]) -> None:
+    for server_round in (2, 3):
+        assert 8 * len(exact(history, server_round)) / D < 0.7
+        assert 8 * len(pack_quantised(history[server_round], SEGMENTS)) / D < 2.2
+    after_relative = next_theta(history[1], 2, "relative")
+    step = pack_exact(after_relative, history[1], SEED, 2, CLIENTS)
+    assert step is not None
+    assert 8 * len(step) / D < 1.4
+
+
+def test_a_client_starts_a_chain_at_the_version_it_holds(history: list[np.ndarray]) -> None:
+    chain = [exact(history, server_round) for server_round in (1, 2, 3)]
+    for held in history:
+        assert np.array_equal(receive(chain, held), history[3])
+    stranger = np.full(D, 77, np.uint16)
+    for held in (None, stranger):
+        with pytest.raises(WrongModel, match="does not start from"):
+            receive(chain, held)
+    with_start = [pack_quantised(history[0], SEGMENTS), *chain]
+    for held in (None, stranger, history[2]):
+        assert np.array_equal(receive(with_start, held), history[3])
+
+
+def test_damaged_messages_raise_only_payload_errors(history: list[np.ndarray]) -> None:
+    rng = np.random.default_rng(1)
+    for step in (exact(history, 2), pack_quantised(history[2], SEGMENTS), pack_float32(history[2])):
+        for trial in range(60):
+            data = bytearray(step[:-4])
+            if trial % 3 == 0:
+                data = data[: rng.integers(len(data))]
+            else:
+                for _ in range(trial % 5 + 1):
+                    data[rng.integers(8, min(len(data), 400) if trial % 2 else len(data))] ^= 1 << rng.integers(8)
+            fixed_up = bytes(data) + zlib.crc32(data).to_bytes(4, "little")
+            try:
+                theta = receive([fixed_up], history[1])
+            except PayloadError:
+                continue
+            assert theta_digest(theta) in fixed_up, "another theta was accepted"
+        for cut in (0, 3, 10, len(step) - 1):
+            with pytest.raises(PayloadError):
+                apply_chain(join_chain([step])[: 4 + cut], history[1], D, SEED, SEGMENTS)
+
+
+@given(st.integers(1, 5000), st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**32))
+def test_symbols_come_back_at_little_more_than_their_entropy(d: int, alphabet: int, classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    contexts = rng.integers(0, classes, d, dtype=np.uint16)
+    weights = rng.dirichlet(np.full(alphabet, 0.3), classes).cumsum(axis=1)
+    symbols = (weights[contexts] < rng.random((d, 1))).sum(axis=1).clip(0, alphabet - 1).astype(np.uint16)
+    data = encode_symbols(symbols, contexts, alphabet, classes)
+    assert np.array_equal(decode_symbols(data, contexts, alphabet, classes), symbols)
+    counts = np.zeros((classes, alphabet))
+    np.add.at(counts, (contexts, symbols), 1)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    entropy = -(counts * np.log2(np.where(share > 0, share, 1))).sum() / 8
+    assert len(data) <= 1.02 * entropy + 2 * classes * alphabet + 40
+
+
+def test_the_server_sends_the_shorter_of_steps_and_whole(history: list[np.ndarray]) -> None:
+    downlink = Downlink("exact", SEGMENTS, SEED, history[0])
+    for server_round in (1, 2, 3):
+        downlink.publish(history[server_round], server_round, CLIENTS)
+    for version, theta in enumerate(history):
+        message = downlink.message(theta_digest(theta))
+        assert np.array_equal(apply_chain(message, theta, D, SEED, SEGMENTS), history[3])
+        steps = join_chain([exact(history, server_round) for server_round in range(version + 1, 4)])
+        assert len(message) == min(len(steps) or 10**9, len(downlink.message(None)))
+    assert downlink.message(b"stranger") == downlink.message(None)
+
+
+@pytest.mark.parametrize(("form", "bits"), [("float32", 32), ("quantised", 1.5)])
+def test_other_forms_ignore_what_clients_hold(history: list[np.ndarray], form: str, bits: int) -> None:
+    downlink = Downlink(form, SEGMENTS, SEED, history[1])
+    downlink.publish(history[2], 2, CLIENTS)
+    message = downlink.message(theta_digest(history[1]))
+    assert message == downlink.message(None)
+    assert np.array_equal(apply_chain(message, None, D, SEED, SEGMENTS), history[2])
+    assert 8 * len(message) / D == pytest.approx(bits, rel=0.2)
+
+
+def test_a_client_keeps_theta_and_head_of_its_run(tmp_path: Path, history: list[np.ndarray]) -> None:
+    head = Head(np.ones((3, 4), np.float32), np.zeros(3, np.float32))
+    store = ThetaStore(tmp_path, client=3, run_id=8)
+    assert store.load() is None
+    assert store.save(history[1], head)
+    held = ThetaStore(tmp_path, client=3, run_id=8).load()
+    assert held is not None
+    assert np.array_equal(held[0], history[1])
+    assert np.array_equal(held[1].weight, head.weight)
+    assert ThetaStore(tmp_path, client=3, run_id=9).load() is None, "another run has another head"
+    assert ThetaStore(tmp_path, client=4, run_id=8).load() is None
+    (tmp_path / "theta" / "client-3.safetensors").write_bytes(b"damaged")
+    assert store.load() is None
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk_costs_bytes_only(tmp_path: Path, history: list[np.ndarray]) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    head = Head(np.ones((3, 4), np.float32), np.zeros(3, np.float32))
+    store = ThetaStore(blocked, client=3, run_id=8)
+    assert not store.save(history[1], head)
+    assert store.load() is None
