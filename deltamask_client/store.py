@@ -62,9 +62,7 @@ class ThetaStore:
             handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".tmp")
             os.close(handle)
             try:
-                save_file(
-                    {key: np.ascontiguousarray(value) for key, value in tensors.items()}, name, {"run": self._run}
-                )
+                save_file(tensors, name)
                 os.replace(name, self._path)
             finally:
                 Path(name).unlink(missing_ok=True)
