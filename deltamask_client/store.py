@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,32 +20,32 @@ from common.models import Head
 
 __all__ = ["Held", "ThetaStore"]
 
+_KEPT_SECONDS = 7 * 24 * 3600
+
 Held = tuple[NDArray[np.uint16], Head]
 
 
 class ThetaStore:
-    """One file for each client of a device.
+    """One file for each run and client; runs side by side on one device do not disturb each other.
 
     Parameters
     ----------
     cache
         The node's cache folder.
     client
-        Client id: the name of the file, the same after a restart.
+        Client id, the same after a restart.
     run_id
-        Flower's number of the run; what an older run left is not used, since its head is another.
+        Flower's number of the run. What another run left is not used, since its head is another, and removed after a
+        week.
     """
 
     def __init__(self, cache: Path, client: int, run_id: int) -> None:
-        self._path = cache / "theta" / f"client-{client}.safetensors"
-        self._run = str(run_id)
+        self._path = cache / "theta" / f"run-{run_id}-client-{client}.safetensors"
 
     def load(self) -> Held | None:
         """Theta and head of this run, or None."""
         try:
             with safe_open(self._path, "np") as file:
-                if (file.metadata() or {}).get("run") != self._run:
-                    return None
                 head = Head(file.get_tensor("head.weight"), file.get_tensor("head.bias"))
                 return file.get_tensor("theta"), head
         except (OSError, SafetensorError):
@@ -61,12 +62,16 @@ class ThetaStore:
             handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".tmp")
             os.close(handle)
             try:
-                save_file(
-                    {key: np.ascontiguousarray(value) for key, value in tensors.items()}, name, {"run": self._run}
-                )
+                save_file(tensors, name)
                 os.replace(name, self._path)
             finally:
                 Path(name).unlink(missing_ok=True)
+            self._remove_old()
         except (OSError, SafetensorError):
             return False
         return True
+
+    def _remove_old(self) -> None:
+        for path in self._path.parent.glob("run-*"):
+            if path.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                path.unlink(missing_ok=True)

@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--supernodes", type=int, default=10, help="simulated clients (default: 10)")
     parser.add_argument("--run-config", default="", help='a TOML file, or "key=value key=value"')
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the SuperLink is ended then too
 
     with tempfile.TemporaryDirectory(prefix="deltamask-") as folder:
         home, port = Path(folder), free_port()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 
@@ -155,7 +156,17 @@ def test_a_client_keeps_theta_and_head_of_its_run(tmp_path: Path, history: list[
     assert np.array_equal(held[1].weight, head.weight)
     assert ThetaStore(tmp_path, client=3, run_id=9).load() is None, "another run has another head"
     assert ThetaStore(tmp_path, client=4, run_id=8).load() is None
-    (tmp_path / "theta" / "client-3.safetensors").write_bytes(b"damaged")
+    other = ThetaStore(tmp_path, client=3, run_id=9)
+    assert other.save(history[2], head)
+    held = store.load()
+    assert held is not None
+    assert np.array_equal(held[0], history[1]), "runs side by side must not disturb each other"
+    (path,) = (tmp_path / "theta").glob("run-8-*")
+    os.utime(path, (0, 0))
+    assert other.save(history[2], head)
+    assert store.load() is None, "what a run of last week left is removed"
+    assert store.save(history[1], head)
+    path.write_bytes(b"damaged")
     assert store.load() is None
     assert not list(tmp_path.rglob("*.tmp"))
 
