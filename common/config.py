@@ -114,6 +114,10 @@ class RunConfig(_Config):
     kappa: float = Field(0.8, gt=0, le=1, description="Share of the changed bits that is sent, in the first round.")
     kappa_final: float = Field(0.4, gt=0, le=1, description="The same in the last round; a cosine lies between.")
 
+    fuse_candidates: bool = Field(
+        True,
+        description="`fuse` codecs: test only positions as near to theta as the furthest flip; false is as in the paper.",
+    )
     relative_preset: Literal["fast", "default", "small"] = Field(
         "default", description="Effort of the codec `relative`: more candidates are slower, and their payloads smaller."
     )

@@ -147,6 +147,8 @@ def _codec(run: RunConfig, node: NodeConfig, server_round: int) -> Codec:
     if name == "relative":
         budget = run.target_bpp if node.target_bpp is None else node.target_bpp
         return get_codec(name, keep, preset=run.relative_preset, target_bpp=budget)
+    if name.startswith("fuse"):
+        return get_codec(name, keep, candidates=run.fuse_candidates)
     return get_codec(name, keep)
 
 
