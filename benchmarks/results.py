@@ -22,9 +22,10 @@ import matplotlib.pyplot as plt
 FOLDER = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "runs.png"
 CURVES = {
-    "demo-digits": "embedded ViT, digits, 10 clients",
-    "vit-tiny-cifar10": "ViT-Tiny, CIFAR-10, Dirichlet 10",
-    "vit-tiny-cifar10-skewed": "ViT-Tiny, CIFAR-10, Dirichlet 0.1",
+    "demo-digits": "embedded ViT, digits, fuse8",
+    "demo-digits-relative": "embedded ViT, digits, relative",
+    "vit-tiny-cifar10": "ViT-Tiny, CIFAR-10, Dirichlet 10, fuse8",
+    "vit-tiny-cifar10-skewed": "ViT-Tiny, CIFAR-10, Dirichlet 0.1, fuse8",
 }
 
 
@@ -59,7 +60,7 @@ def plot() -> Path:
         )
     left.set(title="Accuracy of the mean mask (round 0: linear probe)", xlabel="round", ylabel="test accuracy, %")
     left.legend(fontsize=8, loc="lower right")
-    right.set(title="Uplink, bits per parameter and client (float32: 32)", xlabel="round", ylim=(0, None))
+    right.set(title="Uplink, bits per parameter and client (float32: 32)", xlabel="round", yscale="log")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

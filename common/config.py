@@ -116,7 +116,7 @@ class RunConfig(_Config):
 
     fuse_candidates: bool = Field(
         True,
-        description="`fuse` codecs: test only positions as near to theta as the furthest flip; false is as in the paper.",
+        description="`fuse` codecs: test only positions as near to theta as the furthest flip; false is the paper.",
     )
     relative_preset: Literal["fast", "default", "small"] = Field(
         "default", description="Effort of the codec `relative`: more candidates are slower, and their payloads smaller."

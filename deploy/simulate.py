@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 from deltamask_server.watch import ended_by_flower, follow, wait_for_run
+from deploy.processes import end_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 60
@@ -68,12 +69,7 @@ def main() -> None:
             wait_for_port(port, superlink, log)
             sys.exit(run(args.supernodes, args.run_config))
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(superlink.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                superlink.wait(15)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(superlink.pid, signal.SIGKILL)
+            end_tree(superlink)
 
 
 def run(supernodes: int, run_config: str) -> int:
@@ -103,11 +99,12 @@ def run(supernodes: int, run_config: str) -> int:
         reason = [line for line in log.splitlines() if line.startswith("ERROR  ")]
         print("\n".join(reason) or log, file=sys.stderr)
         return 1
-    completed = follow(folder, has_ended)
+    if not follow(folder, has_ended):
+        return 1
     end = time.monotonic() + START_SECONDS
-    while not has_ended() and time.monotonic() < end:  # let the simulation put its workers away
+    while not has_ended() and time.monotonic() < end:  # it has written its results, and ends by itself
         time.sleep(0.5)
-    return 0 if completed else 1
+    return 0
 
 
 if __name__ == "__main__":

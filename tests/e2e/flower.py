@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from deploy.processes import end_tree
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -83,7 +84,7 @@ class Flower:
 
     def __exit__(self, *_: object) -> None:
         for process in reversed(self.processes):
-            self.kill(process)
+            end_tree(process)
 
     def start(self, name: str, command: list[str], **env: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -129,30 +130,3 @@ class Flower:
                 return
             time.sleep(0.2)
         raise TimeoutError(f"nothing listens on port {port}\n{self.logs()}")
-
-    @staticmethod
-    def kill(process: subprocess.Popen[bytes]) -> None:
-        """End a process and its children by their ids: its session's group, and what left the group."""
-        children = _descendants(process.pid)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        for pid in [process.pid, *children]:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait()
-
-
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError):
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, queue = [], [pid]
-    while queue:
-        for child in children.get(queue.pop(), []):
-            found.append(child)
-            queue.append(child)
-    return found
