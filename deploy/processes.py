@@ -1,4 +1,4 @@
-"""End a process and everything it started, by their ids.
+"""Processes on this machine: a free port for one, and the end of one with everything it started, by their ids.
 
 Flower starts its simulation in a session of its own, and Ray its workers in others: ending the SuperLink, or its
 process group, leaves them training.
@@ -9,10 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
-__all__ = ["end_tree"]
+__all__ = ["end_tree", "free_port"]
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def end_tree(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:

@@ -23,18 +23,11 @@ import time
 from pathlib import Path
 
 from deltamask_server.watch import ended_by_flower, follow, wait_for_run
-from deploy.processes import end_tree
+from deploy.processes import end_tree, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 60
 NAME = "simulation"
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

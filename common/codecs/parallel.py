@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-__all__ = ["for_each", "split"]
+__all__ = ["for_each", "for_parts", "split"]
 
 _SMALLEST = 1 << 18
 
@@ -27,6 +28,12 @@ def for_each(work: Callable[[int], None], count: int) -> None:
         return
     with ThreadPoolExecutor(min(count, _cores())) as pool:
         list(pool.map(work, range(count)))
+
+
+def for_parts(work: Callable[..., None], parts: Iterable[tuple[Any, ...]]) -> None:
+    """Call ``work(*part)`` for every part, as `for_each` does."""
+    listed = list(parts)
+    for_each(lambda index: work(*listed[index]), len(listed))
 
 
 def _cores() -> int:

@@ -42,6 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.codecs.base import Codec
+from common.codecs.parallel import for_parts
 from common.codecs.relative_kernels import (
     EXP2,
     KL_ONE,
@@ -51,7 +52,6 @@ from common.codecs.relative_kernels import (
     choose,
     divergence,
     draw,
-    parallel,
     shrink,
 )
 from common.codecs.state import SharedState
@@ -144,7 +144,7 @@ class Relative(Codec):
             # thread takes longer
             wanted = np.linspace(0, shared.d, num=min(plan.blocks, 64, 1 + shared.d // _SHORT) + 1)[1:-1]
             cuts = [0, *np.unique(np.searchsorted(starts[:-1], wanted)).tolist(), plan.blocks]
-            parallel(
+            for_parts(
                 lambda a, b: choose(*keys, shared.theta, local, starts, a, bits, LOG_ODDS, EXP2, indices[a:b]),
                 [(a, b) for a, b in pairwise(cuts) if a < b],
             )
@@ -171,7 +171,7 @@ class Relative(Codec):
         key, _ = _keys(shared)
         begins = np.arange(0, shared.d, _PART)
         blocks = np.searchsorted(starts, begins, side="right") - 1
-        parallel(
+        for_parts(
             lambda block, begin: draw(
                 key, shared.theta, starts, block, begin, indices, bits, mask[begin : begin + _PART]
             ),
@@ -208,7 +208,7 @@ def _plan(local: NDArray[np.uint16], shared: SharedState, target: int) -> _Plan:
         kl, spread = divergence(shared.theta[start:stop], local[start:stop], LOG2)
         sums.append((row, int(kl), int(spread)))
 
-    parallel(add, parts)
+    for_parts(add, parts)
     for row, kl, spread in sums:
         totals[row][0] += kl
         totals[row][1] += spread
@@ -234,7 +234,7 @@ def _fit(
         step = round(step * math.sqrt((most - 0.5) / blocks)) if blocks and trial < 5 else (low + high) // 2
         step = min(max(step, low + 1), high - 1)
         shrunk = np.empty_like(local)
-        parallel(
+        for_parts(
             lambda a, step=step, out=shrunk: shrink(
                 shared.theta[a : a + _PART], local[a : a + _PART], step, LOG_ODDS, out[a : a + _PART]
             ),

@@ -14,9 +14,6 @@ of them at theta = 0.95), so only those are added up, in units of 2^-16 bits.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -26,7 +23,7 @@ from numba.extending import intrinsic
 
 from common.theta import ONE
 
-__all__ = ["EXP2", "KL_ONE", "LOG2", "LOG_ODDS", "block_starts", "choose", "divergence", "draw", "parallel", "shrink"]
+__all__ = ["EXP2", "KL_ONE", "LOG2", "LOG_ODDS", "block_starts", "choose", "divergence", "draw", "shrink"]
 
 KL_ONE = 1 << 32
 """One bit of KL in the integer unit of the predicted and of the true divergence."""
@@ -51,17 +48,6 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
-
-
-def parallel(run: Callable[..., None], parts: Iterable[tuple[Any, ...]]) -> None:
-    """Call ``run(*part)`` for every part, on all cores; the kernels below release the GIL."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parts = list(parts)
-    if len(parts) == 1:
-        run(*parts[0])
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda part: run(*part), parts))
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -15,16 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deploy.processes import end_tree
+from deploy.processes import end_tree, free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(folder: Path) -> dict[str, str]:
