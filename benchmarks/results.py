@@ -46,13 +46,14 @@ def plot() -> Path:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for index, (name, path) in enumerate(found.items()):
         results = json.loads(path.read_text(encoding="utf-8"))
-        rounds = [0, *(entry["round"] for entry in results["rounds"])]
-        accuracy = [results["linear_probe"]["accuracy"], *(entry["accuracy"]["mean"] for entry in results["rounds"])]
+        evaluated = [entry for entry in results["rounds"] if entry["accuracy"]]
+        rounds = [0, *(entry["round"] for entry in evaluated)]
+        accuracy = [results["linear_probe"]["accuracy"], *(entry["accuracy"]["mean"] for entry in evaluated)]
         left.plot(
             rounds, [100 * value for value in accuracy], marker="o", markersize=3, color=f"C{index}", label=CURVES[name]
         )
         right.plot(
-            rounds[1:],
+            [entry["round"] for entry in results["rounds"]],
             [entry["uplink"]["bpp"] for entry in results["rounds"]],
             marker="o",
             markersize=3,

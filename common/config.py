@@ -133,6 +133,9 @@ class RunConfig(_Config):
         "`quantised` theta to the others.",
     )
 
+    eval_every: int = Field(
+        1, ge=1, description="Rounds from one evaluation to the next; the last is always evaluated."
+    )
     eval_batch_size: int = Field(250, ge=1, description="Images in a batch without gradients.")
     output_dir: str = Field(
         "runs",

@@ -80,14 +80,13 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     print(f"linear probe of {len(tally.payload_bytes)} clients: accuracy {probe:.4f}")
     print(HEADER)
 
-    accuracy: dict[str, float] = {}
-
-    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        accuracy.update(evaluator.mask_forms(strategy.theta, strategy.head, config.seed, server_round))
-        return MetricRecord(dict(accuracy))
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if server_round % config.eval_every and server_round != config.num_server_rounds:
+            return None
+        return MetricRecord({**evaluator.mask_forms(strategy.theta, strategy.head, config.seed, server_round)})
 
     def record(report: RoundReport) -> None:
-        print(round_line(folder.add_round(report, dict(accuracy))), flush=True)
+        print(round_line(folder.add_round(report)), flush=True)
 
     strategy.start(
         grid,

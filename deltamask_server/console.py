@@ -14,13 +14,11 @@ HEADER = "  ".join(f"{name:>8}" for name in COLUMNS)
 
 def round_cells(entry: dict[str, Any]) -> list[str]:
     """One round, a cell for each of `COLUMNS`."""
-    accuracy, clients = entry["accuracy"], entry["clients"]
+    accuracy, clients = entry["accuracy"] or {}, entry["clients"]
     seconds = sum(value for phase, value in entry["seconds"].items() if phase != "aggregate")  # it lies within "train"
     return [
         str(entry["round"]),
-        f"{accuracy['mean']:.4f}",
-        f"{accuracy['sample']:.4f}",
-        f"{accuracy['threshold']:.4f}",
+        *(f"{accuracy[form]:.4f}" if accuracy else "-" for form in ("mean", "sample", "threshold")),
         f"{entry['uplink']['bpp']:.4f}",
         f"{entry['downlink']['bpp']:.2f}",
         f"{clients['ok']}/{clients['asked']}",
@@ -43,9 +41,10 @@ def round_line(entry: dict[str, Any]) -> str:
 def summary(results: dict[str, Any], folder: Path) -> str:
     """Outcome, accuracy before and after, bits both ways, and where the files are."""
     rounds, probe = results["rounds"], results.get("linear_probe")
+    evaluated = [entry for entry in rounds if entry["accuracy"]]
     lines = [f"Outcome     {results['status']}" + (f": {results['reason']}" if "reason" in results else "")]
-    if rounds and probe:
-        last, before = rounds[-1], probe["accuracy"]
+    if evaluated and probe:
+        last, before = evaluated[-1], probe["accuracy"]
         after = last["accuracy"]["mean"]
         fewer = (
             f", {100 * (after - before) / (1 - before):.0f} % fewer errors" if before < 1 and after >= before else ""

@@ -74,12 +74,12 @@ class RunFolder:
         }
         self._write_results()
 
-    def add_round(self, report: RoundReport, accuracy: dict[str, float]) -> dict[str, Any]:
-        """Record a round, and return what was written."""
+    def add_round(self, report: RoundReport) -> dict[str, Any]:
+        """Record a round, and return what was written. Its accuracy is null where there was no evaluation."""
         tally = report.tally
         entry: dict[str, Any] = {
             "round": report.server_round,
-            "accuracy": accuracy,
+            "accuracy": None if report.evaluation is None else dict(report.evaluation),
             "train": {"loss": tally.mean("loss"), "accuracy": tally.mean("accuracy")},
             "uplink": {**_traffic(tally.payload_bytes, self._masked), "record_bytes": _by_client(tally.record_bytes)},
             "downlink": _traffic(report.downlink_bytes, self._masked),

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import MetricRecord
 from safetensors import safe_open
 
 from common.config import RunConfig
 from common.models import Head
 from common.theta import theta_digest
-from deltamask_server.console import summary
+from deltamask_server.console import round_line, summary
 from deltamask_server.run_folder import RunFolder
 from deltamask_server.strategy import RoundReport
 from deltamask_server.tally import Tally
@@ -21,11 +22,12 @@ THETA = np.arange(1, 81, dtype=np.uint16) * 800
 HEAD = Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32))
 
 
-def report(number: int) -> RoundReport:
+def report(number: int, mean: float | None = 0.6) -> RoundReport:
     metrics = {"examples": 10.0, "loss": 0.25, "accuracy": 0.9, "seconds": 1.0}
     tally = Tally((0, 1, 2), {0: 10, 2: 30}, {0: 50, 2: 70}, {0: metrics, 2: metrics})
     tally.drop(1, "checksum")
-    return RoundReport(number, tally, {0: 160, 1: 160, 2: 160}, THETA, None, {"train": 2.0, "aggregate": 0.5})
+    forms = None if mean is None else MetricRecord({"mean": mean, "sample": 0.5, "threshold": 0.55})
+    return RoundReport(number, tally, {0: 160, 1: 160, 2: 160}, THETA, forms, {"train": 2.0, "aggregate": 0.5})
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_results_follow_the_contract(folder: RunFolder) -> None:
-    folder.add_round(report(1), {"mean": 0.6, "sample": 0.5, "threshold": 0.55})
+    folder.add_round(report(1))
     results = json.loads((folder.path / "results.json").read_text())
     assert results["status"] == "running"
     assert results["model"]["name"] == "letters-vit"
@@ -72,7 +74,7 @@ def test_the_model_can_be_read_back(folder: RunFolder) -> None:
 
 
 def test_summary_says_what_a_person_asks_first(folder: RunFolder) -> None:
-    folder.add_round(report(1), {"mean": 0.75, "sample": 0.5, "threshold": 0.55})
+    folder.add_round(report(1, 0.75))
     folder.finish("completed")
     text = summary(folder.results, folder.path)
     for part in (
@@ -86,9 +88,17 @@ def test_summary_says_what_a_person_asks_first(folder: RunFolder) -> None:
     assert str(folder.path) in text
 
 
+def test_a_round_without_evaluation_is_shown_and_summed_up_by_the_last_that_has_one(folder: RunFolder) -> None:
+    folder.add_round(report(1, 0.75))
+    entry = folder.add_round(report(2, None))
+    assert entry["accuracy"] is None
+    assert round_line(entry).split()[:4] == ["2", "-", "-", "-"]
+    assert "mean mask 0.7500" in summary(folder.results, folder.path)
+
+
 def test_following_a_run_in_a_log(folder: RunFolder, capsys) -> None:
-    folder.add_round(report(1), {"mean": 0.6, "sample": 0.5, "threshold": 0.55})
-    folder.add_round(report(2), {"mean": 0.7, "sample": 0.5, "threshold": 0.55})
+    folder.add_round(report(1))
+    folder.add_round(report(2, 0.7))
     folder.finish("failed", "RoundError: no quorum")
     assert follow(folder.path) is False
     lines = capsys.readouterr().out.splitlines()
