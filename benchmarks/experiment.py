@@ -5,8 +5,8 @@
     python -m benchmarks.experiment plot                           # -> docs/images/codecs.png
 
 Ten clients, twelve rounds of one local epoch (13 steps of 16 images) over 2,000 images in all, 2,000 test images, the
-last five of twelve blocks masked. Every run is the app itself on Flower's simulation engine (`deploy/simulate.py`); a run's result is its
-own results.json without the per-client lists, so that the file stays readable.
+last five of twelve blocks masked. Every run is the app itself on Flower's simulation engine (`deploy/simulate.py`). What
+is kept of it is its results.json without lists by client.
 """
 
 from __future__ import annotations
