@@ -56,7 +56,7 @@ def honest_update(message: Message, sender: int, **wrong: int) -> RecordDict:
         theta,
         wrong.get("seed", SEED),
         wrong.get("round", int(message.content["round"]["round"])),
-        wrong.get("client", sender),
+        wrong.get("slot", int(message.content["round"]["slot"])),
     )
     return pack_update(get_codec("fuse8").encode(local_step(theta, seed=sender), shared), METRICS)
 
@@ -79,11 +79,14 @@ def test_a_round_equals_folding_the_clients_masks_by_hand() -> None:
     theta = deltamask.theta.copy()
     assert np.array_equal(theta, np.full(D, quantise(0.95)))
     posterior = empty_posterior(D)
-    for client in range(4):
-        shared = SharedState(theta, SEED, 1, client)
+    grid = MemoryGrid({100 + client: node(client) for client in range(4)})
+    (report,) = run_rounds(deltamask, grid)
+    slots = {m.metadata.dst_node_id - 100: int(m.content["round"]["slot"]) for m in grid.sent if "round" in m.content}
+    assert sorted(slots.values()) == [0, 1, 2, 3]
+    for client, slot in slots.items():
+        shared = SharedState(theta, SEED, 1, slot)
         codec = get_codec("fuse8")
         posterior = fold(posterior, codec.decode(codec.encode(local_step(theta, seed=client), shared), shared))
-    (report,) = run_rounds(deltamask, MemoryGrid({100 + client: node(client) for client in range(4)}))
     assert np.array_equal(deltamask.theta, mode(posterior))
     assert set(report.tally.payload_bytes) == {0, 1, 2, 3}
     assert len(set(report.downlink_bytes.values())) == 1
@@ -134,19 +137,20 @@ def without(record: str) -> Callable[[RecordDict, Message], list[RecordDict | Er
 
 
 def wrong_theta(content: RecordDict, message: Message) -> list[RecordDict | Error]:
-    shared = SharedState(np.full(D, 40_000, np.uint16), SEED, 1, 2)
+    slot = int(message.content["round"]["slot"])
+    shared = SharedState(np.full(D, 40_000, np.uint16), SEED, 1, slot)
     return [pack_update(get_codec("fuse8").encode(np.full(D, 0.5, np.float32), shared), METRICS)]
 
 
 def everything(content: RecordDict, message: Message) -> list[RecordDict | Error]:
     """A filter of all positions under a header that claims ten."""
-    theta = received_theta(message)
-    shared = SharedState(theta, SEED, 1, 2)
+    theta, slot = received_theta(message), int(message.content["round"]["slot"])
+    shared = SharedState(theta, SEED, 1, slot)
     codec = get_codec("fuse8")
     payload = codec.encode(np.where(shared.mask(), 0, 1).astype(np.float32), shared)
     from common.wire import HEADER_BYTES, Header, pack_payload
 
-    return [pack_update(pack_payload(Header(1, 1, 2, D, D // 2, shared.digest), payload[HEADER_BYTES:]), METRICS)]
+    return [pack_update(pack_payload(Header(1, 1, slot, D, D // 2, shared.digest), payload[HEADER_BYTES:]), METRICS)]
 
 
 HOSTILE: dict[str, tuple[str, Callable[[RecordDict, Message], list[RecordDict | Error]]]] = {
@@ -157,7 +161,7 @@ HOSTILE: dict[str, tuple[str, Callable[[RecordDict, Message], list[RecordDict | 
     "oversized": ("oversized", edit_payload(lambda payload: payload + bytes(10_000_000))),
     "noise": ("wrong-format", edit_payload(lambda payload: bytes(1000))),
     "other round": ("wrong-round", other(round=3)),
-    "other client": ("wrong-client", other(client=0)),
+    "other client": ("wrong-client", other(slot=7)),
     "other theta": ("wrong-model", wrong_theta),
     "all-ones filter": ("implausible-delta", everything),
     "NaN loss": ("bad-metric", metrics(loss=math.nan)),
@@ -265,7 +269,8 @@ def test_clients_are_sent_what_they_lack_and_one_that_lost_it_gets_everything() 
             except WrongModel:
                 return [answer(message, Error(2, "WrongModel"))]
             held[client] = theta
-            shared = SharedState(theta, SEED, server_round, client, SEGMENTS)
+            slot = int(message.content["round"]["slot"])
+            shared = SharedState(theta, SEED, server_round, slot, SEGMENTS)
             payload = get_codec("fuse16").encode(local_step(theta, seed=client), shared)
             return [answer(message, pack_update(payload, METRICS, theta_digest(theta)))]
 
