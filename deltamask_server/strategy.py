@@ -64,7 +64,7 @@ class DeltaMask(Strategy):
     classes, features
         Shape of the head.
     downlink
-        How theta travels, one of `common.downlink.DOWNLINKS`.
+        How theta travels: ``float32``, ``quantised``, ``exact`` or ``relay``.
     seed
         Run seed.
     participation
@@ -97,7 +97,7 @@ class DeltaMask(Strategy):
         self._theta_clip, self._prior = theta_clip, prior
         self.theta: NDArray[np.uint16] = np.full(self.d, quantise(initial_theta), dtype=np.uint16)
         self.head = Head(np.zeros((classes, features), np.float32), np.zeros(classes, np.float32))
-        self._downlink = Downlink(downlink, self._segments, seed, self.theta)
+        self._downlink = Downlink(downlink, self._segments, seed, self.theta, theta_clip)
         self._posterior = empty_posterior(self.d, prior)
         self.tally = Tally(())
         self._messages: dict[int, Message] = {}  # client -> message of this round
@@ -192,19 +192,20 @@ class DeltaMask(Strategy):
             if is_reset_round(server_round, self._participation)
             else self._posterior
         )
-        posterior = [start]
+        posterior, payloads = [start], dict[int, bytes]()
         self._aggregate_seconds = 0.0
 
         def decode_and_fold(client: int, update: Update) -> None:
             begun = time.perf_counter()
             posterior[0] = self._fold_payload(posterior[0], update.payload, server_round, client)
+            payloads[self._slots[client]] = update.payload
             self._aggregate_seconds += time.perf_counter() - begun
 
         self._collect(replies, max_bytes=max_payload_bytes(self.d), accept=decode_and_fold)
         self._require_quorum(f"round {server_round}")
         self._posterior = posterior[0]
         self.theta = mode(self._posterior, self._theta_clip)
-        self._downlink.publish(self.theta, server_round, [self._slots[client] for client in self.tally.payload_bytes])
+        self._downlink.publish(self.theta, server_round, payloads, start)
         metrics: dict[str, int | float | list[int] | list[float]] = {
             "clients": len(self.tally.payload_bytes),
             "loss": self.tally.mean("loss"),
