@@ -5,8 +5,8 @@
     python -m benchmarks.experiment plot                           # -> docs/images/codecs.png
 
 Ten clients, twelve rounds of one local epoch (13 steps of 16 images) over 2,000 images in all, 2,000 test images, the
-last five of twelve blocks masked. Every run is the app itself on Flower's simulation engine (`deploy/simulate.py`). What
-is kept of it is its results.json without lists by client.
+last five of twelve blocks masked. Every run is the app itself on Flower's simulation engine (`deploy/simulate.py`).
+What is kept of it is its results.json without lists by client.
 """
 
 from __future__ import annotations
