@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,11 @@ class Comparison:
     def bound_ratio(self) -> float | None:
         """Bits against the codec's own limit; None where that is zero or there is none."""
         return 8 * self.payload_bytes / self.bound_bits if self.bound_bits else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every figure by its name, for JSON."""
+        ratios = {name: getattr(self, name) for name in ("bpp", "entropy_ratio", "bound_ratio")}
+        return {**asdict(self), **ratios}
 
 
 def compare(
