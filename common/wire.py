@@ -29,6 +29,7 @@ __all__ = [
     "max_payload_bytes",
     "pack_payload",
     "peek_codec",
+    "read_header",
     "unpack_payload",
 ]
 
@@ -90,6 +91,24 @@ def peek_codec(payload: bytes) -> int:
     return payload[4]
 
 
+def read_header(payload: bytes) -> tuple[Header, bool]:
+    """What a payload says about itself, and whether its checksum fits: nothing is compared with what a receiver knows.
+
+    Raises
+    ------
+    TruncatedPayload, WrongFormat
+        If there is no header of this version.
+    """
+    if len(payload) < HEADER_BYTES:
+        raise TruncatedPayload(f"{len(payload)} bytes, but the header alone has {HEADER_BYTES}")
+    magic, version, method, codec, flags, round_, client, d, n, digest, checksum = _LAYOUT.unpack_from(payload)
+    if magic != MAGIC or version != VERSION or flags != 0:
+        raise WrongFormat(f"magic {magic!r}, version {version}, flags {flags}; expected {MAGIC!r}, {VERSION}, 0")
+    view = memoryview(payload)
+    intact = zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: HEADER_BYTES - 4])) == checksum
+    return Header(codec, round_, client, d, n, digest, method), intact
+
+
 def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
     """Check a payload against what the receiver knows.
 
@@ -110,25 +129,22 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
     TruncatedPayload, OversizedPayload, WrongFormat, ChecksumMismatch, WrongRound, WrongClient, WrongModel
         Each for what its name says.
     """
-    if len(payload) < HEADER_BYTES:
-        raise TruncatedPayload(f"{len(payload)} bytes, but the header alone has {HEADER_BYTES}")
     limit = max_payload_bytes(expected.d)
     if len(payload) > limit:
         raise OversizedPayload(f"{len(payload)} bytes; at most {limit} for {expected.d} masked weights")
-    magic, version, method, codec, flags, round_, client, d, n, digest, checksum = _LAYOUT.unpack_from(payload)
-    if magic != MAGIC or version != VERSION or flags != 0:
-        raise WrongFormat(f"magic {magic!r}, version {version}, flags {flags}; expected {MAGIC!r}, {VERSION}, 0")
-    body = payload[HEADER_BYTES:]
-    if zlib.crc32(body, zlib.crc32(payload[: HEADER_BYTES - 4])) != checksum:
+    found, intact = read_header(payload)
+    if not intact:
         raise ChecksumMismatch("the checksum does not fit the bytes")
-    if method != expected.method or codec != expected.codec:
-        raise WrongFormat(f"method {method}, codec {codec}; expected {expected.method}, {expected.codec}")
-    if round_ != expected.round:
-        raise WrongRound(f"payload of round {round_} in round {expected.round}")
-    if client != expected.client:
-        raise WrongClient(f"payload of client {client} from client {expected.client}")
-    if d != expected.d or n > d:
-        raise WrongModel(f"{d} masked weights and {n} positions; this model has {expected.d}")
-    if digest != expected.theta_digest:
-        raise WrongModel(f"delta against theta {digest.hex()}, but the round's theta is {expected.theta_digest.hex()}")
-    return n, body
+    if found.method != expected.method or found.codec != expected.codec:
+        raise WrongFormat(f"method {found.method}, codec {found.codec}; expected {expected.method}, {expected.codec}")
+    if found.round != expected.round:
+        raise WrongRound(f"payload of round {found.round} in round {expected.round}")
+    if found.client != expected.client:
+        raise WrongClient(f"payload of client {found.client} from client {expected.client}")
+    if found.d != expected.d or found.n > found.d:
+        raise WrongModel(f"{found.d} masked weights and {found.n} positions; this model has {expected.d}")
+    if found.theta_digest != expected.theta_digest:
+        raise WrongModel(
+            f"delta against theta {found.theta_digest.hex()}, but the round's theta is {expected.theta_digest.hex()}"
+        )
+    return found.n, payload[HEADER_BYTES:]
