@@ -108,6 +108,9 @@ class Relative(Codec):
     target_bpp
         Largest payload in bits a position, header included; 0 is no limit. Held whenever 36 bytes and one a segment fit
         in it; where they do not, they are what is sent.
+    device
+        Torch device on which the encoder weighs the candidates, for instance ``"cuda"``; None for compiled loops on the
+        CPU. The bytes are the same.
 
     Raises
     ------
@@ -118,7 +121,9 @@ class Relative(Codec):
     name: ClassVar[str] = "relative"
     number: ClassVar[int] = 5
 
-    def __init__(self, keep: float = 1.0, preset: str = "default", target_bpp: float = 0.0) -> None:
+    def __init__(
+        self, keep: float = 1.0, preset: str = "default", target_bpp: float = 0.0, device: str | None = None
+    ) -> None:
         super().__init__(keep)
         if preset not in PRESETS:
             raise ConfigError(f"preset = {preset!r}: choose one of {', '.join(PRESETS)}")
@@ -126,6 +131,7 @@ class Relative(Codec):
             raise ConfigError(f"target-bpp = {target_bpp}: must be 0 (no limit) or above")
         self.preset = preset
         self.target_bpp = target_bpp
+        self.device = device
 
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
         bits, target = PRESETS[self.preset]
@@ -139,16 +145,28 @@ class Relative(Codec):
         indices = np.empty(plan.blocks, dtype=np.uint16)
         if plan.blocks:
             starts = _starts(plan.scales, shared, target, plan.blocks)
-            keys = _keys(shared)
-            # ranges of blocks with about equal numbers of positions: 64 at most, and none so short that starting a
-            # thread takes longer
-            wanted = np.linspace(0, shared.d, num=min(plan.blocks, 64, 1 + shared.d // _SHORT) + 1)[1:-1]
-            cuts = [0, *np.unique(np.searchsorted(starts[:-1], wanted)).tolist(), plan.blocks]
-            for_parts(
-                lambda a, b: choose(*keys, shared.theta, local, starts, a, bits, LOG_ODDS, EXP2, indices[a:b]),
-                [(a, b) for a, b in pairwise(cuts) if a < b],
-            )
+            indices = self._choose(local, shared, starts, bits)
         return plan.blocks, bytes((bits, target)) + plan.scales + _pack(indices, bits)
+
+    def _choose(
+        self, local: NDArray[np.uint16], shared: SharedState, starts: NDArray[np.uint32], bits: int
+    ) -> NDArray[np.uint16]:
+        """Indices of the chosen candidates, uint16 ``(blocks,)``."""
+        keys, blocks = _keys(shared), len(starts) - 1
+        if self.device is not None:
+            from common.codecs.relative_torch import choose_on  # only for those who ask for it
+
+            return choose_on(self.device, int(keys[0]), int(keys[1]), shared.theta, local, starts, bits)
+        indices = np.empty(blocks, dtype=np.uint16)
+        # ranges of blocks with about equal numbers of positions: 64 at most, and none so short that starting a thread
+        # takes longer
+        wanted = np.linspace(0, shared.d, num=min(blocks, 64, 1 + shared.d // _SHORT) + 1)[1:-1]
+        cuts = [0, *np.unique(np.searchsorted(starts[:-1], wanted)).tolist(), blocks]
+        for_parts(
+            lambda a, b: choose(*keys, shared.theta, local, starts, a, bits, LOG_ODDS, EXP2, indices[a:b]),
+            [(a, b) for a, b in pairwise(cuts) if a < b],
+        )
+        return indices
 
     def _decode_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
         front = 2 + len(_segments(shared))
