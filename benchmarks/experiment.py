@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,9 @@ def run_one(plan: Plan, data: Path) -> Path:
             "PYTHONPATH": str(ROOT),
         }
         command = [sys.executable, str(ROOT / "deploy" / "simulate.py"), "--supernodes", "10", "--run-config", config]
-        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{plan.name} failed:\n{done.stdout}{done.stderr}")
         results = json.loads((Path(folder) / "runs" / "latest" / "results.json").read_text(encoding="utf-8"))
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{plan.name}.json"
@@ -137,8 +139,8 @@ def run_all(data: Path, jobs: int) -> None:
     """Run what is not kept yet, ``jobs`` at a time."""
     waiting = [plan for plan in plans() if not (FOLDER / f"{plan.name}.json").is_file()]
     with ThreadPoolExecutor(jobs) as pool:
-        for path in pool.map(lambda plan: run_one(plan, data), waiting):
-            print(path, flush=True)
+        for done in as_completed([pool.submit(run_one, plan, data) for plan in waiting]):
+            print(done.exception() or done.result(), flush=True)
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,9 @@ def _codec(run: RunConfig, node: NodeConfig, server_round: int) -> Codec:
     keep = cosine_kappa(run.kappa, run.kappa_final, server_round, run.num_server_rounds)
     if name == "relative":
         budget = run.target_bpp if node.target_bpp is None else node.target_bpp
-        return get_codec(name, keep, preset=run.relative_preset, target_bpp=budget)
+        device = _device(node)
+        on_gpu = device if torch.device(device).type == "cuda" else None  # where the candidates are drawn and weighed
+        return get_codec(name, keep, preset=run.relative_preset, target_bpp=budget, device=on_gpu)
     if name.startswith("fuse"):
         return get_codec(name, keep, candidates=run.fuse_candidates)
     return get_codec(name, keep)

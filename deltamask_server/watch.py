@@ -28,7 +28,7 @@ __all__ = ["ended_by_flower", "follow", "wait_for_run"]
 
 _POLL_SECONDS = 0.5
 _SUSPICIOUS_SECONDS = 30.0
-_START_SECONDS = 120.0
+_START_SECONDS = 600.0
 _ASK_SECONDS = 5.0
 
 

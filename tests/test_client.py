@@ -10,12 +10,12 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from common.codecs import SharedState, get_codec
-from common.config import RunConfig
+from common.config import NodeConfig, RunConfig
 from common.downlink import join_chain, pack_quantised
 from common.messages import HEAD, HELLO, TRAIN, pack_global, unpack_hello, unpack_update
 from common.models import Head, load_backbone
 from common.theta import quantise
-from deltamask_client.app import app
+from deltamask_client.app import _codec, app
 from deltamask_client.training import train_masks
 
 CONFIG = RunConfig(train_limit=200, local_epochs=1, head_epochs=20, masked_blocks=2)
@@ -75,6 +75,13 @@ def test_errors_reach_the_server_without_paths_or_data(tmp_path: Path) -> None:
     assert reply.has_error()
     assert reply.error.reason == "DataError; see the log of this SuperNode"
     assert app(ask(HELLO), context(tmp_path, **{"partition-id": 9})).error.reason.startswith("ConfigError")
+
+
+def test_relative_weighs_candidates_where_the_client_trains() -> None:
+    run = RunConfig(codec="relative")
+    for device, expected in (("cpu", None), ("cuda:1", "cuda:1")):
+        node = NodeConfig.model_validate({"partition-id": 0, "num-partitions": 1, "device": device})
+        assert _codec(run, node, 1).device == expected
 
 
 def test_training_lowers_the_loss_and_touches_scores_only(tmp_path: Path, backbone) -> None:

@@ -23,7 +23,19 @@ from numba.extending import intrinsic
 
 from common.theta import ONE
 
-__all__ = ["EXP2", "KL_ONE", "LOG2", "LOG_ODDS", "block_starts", "choose", "divergence", "draw", "shrink"]
+__all__ = [
+    "EXP2",
+    "KL_ONE",
+    "LOG2",
+    "LOG_ODDS",
+    "MAX_DROP",
+    "TILT_STEPS",
+    "block_starts",
+    "choose",
+    "divergence",
+    "draw",
+    "shrink",
+]
 
 KL_ONE = 1 << 32
 """One bit of KL in the integer unit of the predicted and of the true divergence."""
@@ -39,10 +51,14 @@ LOG_ODDS = ((LOG2 - LOG2[::-1]) + (1 << 7)) >> 8
 EXP2 = np.array([round(2.0 ** (24 - i / 1024)) for i in range(1024)], dtype=np.int64)
 """2^(-i / 1024) in units of 2^-24."""
 
+TILT_STEPS = 1024
+"""The largest tilt, in 1/32: tilts are 0, 1/32, .. 32."""
+
+MAX_DROP = 1 << 24
+"""256 bits below the best candidate: its weight is zero anyway, and sums stay below 2^63."""
+
 _FIXED_PLANES = 8  # of 16; measured, between 6 and 10
 _RUN = 256  # positions that the decoder treats at a time
-_TILT_STEPS = 1024  # tilts 0, 1/32, .. 32
-_MAX_DROP = 1 << 24  # 256 bits below the best candidate: its weight is zero anyway, and sums stay below 2^63
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -244,9 +260,9 @@ def _pick(weights: Any, expected: Any, random: Any, exp2: Any) -> Any:  # pragma
     """
     best = weights.max()
     for j in range(weights.size):
-        weights[j] = min(best - weights[j], _MAX_DROP)
-    wanted = max(min(best - expected, _MAX_DROP), -1)
-    low, high = 0, _TILT_STEPS
+        weights[j] = min(best - weights[j], MAX_DROP)
+    wanted = max(min(best - expected, MAX_DROP), -1)
+    low, high = 0, TILT_STEPS
     while low < high:
         tilt = (low + high) >> 1
         total, dropped = _moments(weights, tilt, exp2)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from benchmarks.relative_bias import bias_figures, realistic
 from common.codecs import SharedState, get_codec
 from common.codecs import relative_kernels as kernels
 from common.codecs.relative import PRESETS, Relative
@@ -26,29 +27,6 @@ from common.wire import HEADER_BYTES, Header, pack_payload, unpack_payload
 
 MANY = settings(derandomize=True, deadline=None, max_examples=25)
 SEGMENTS = (3000, 1000, 4000, 4000)
-
-
-def realistic(
-    segments: tuple[int, ...], kl: float, seed: int = 0, tail: str = "laplace"
-) -> tuple[SharedState, NDArray[np.float32]]:
-    """Theta as means of ten masks mixed with the start value; steps of the log-odds with a width a layer and a tail,
-    scaled to ``kl`` bits a position.
-    """
-    rng = np.random.default_rng(seed)
-    d = sum(segments)
-    start = rng.random(d) < 0.5
-    theta = quantise(np.where(start, 0.95, np.clip(rng.binomial(10, 0.95, d) / 10, 0.01, 0.99)))
-    noise = rng.laplace(size=d) if tail == "laplace" else rng.standard_t(4, size=d)
-    noise *= np.repeat(np.exp(rng.normal(0, 0.5, len(segments))), segments)
-    scores = kernels.LOG_ODDS[theta] * (math.log(2) / ONE)
-
-    def local(width: float) -> NDArray[np.float32]:
-        return (1 / (1 + np.exp(-scores - width * noise))).astype(np.float32)
-
-    width = 0.1
-    for _ in range(8):
-        width *= math.sqrt(kl / bernoulli_kl(quantise(local(width)) / ONE, theta / ONE).mean())
-    return SharedState(theta, seed=7, round=2, client=1, segments=segments), local(width)
 
 
 def seal(shared: SharedState, n: int, body: bytes) -> bytes:
@@ -320,21 +298,35 @@ def test_shrunk_steps_lie_between(step: float) -> None:
     assert np.abs(out - ONE / (1 + 2.0 ** (-odds / ONE))).max() < 1
 
 
-@pytest.mark.parametrize(("preset", "kept"), [("fast", 0.93), ("default", 0.95)])
-def test_the_mean_of_many_samples_is_theta_local(preset: str, kept: float) -> None:
-    """2,000 seeds: within 3 standard errors of theta_local + 0.005 (as many positions as chance allows may lie
-    outside), and little of the step lost.
+@pytest.mark.parametrize(
+    ("preset", "tail", "kept"),
+    [("fast", "laplace", 0.93), ("fast", "t", 0.93), ("default", "laplace", 0.95)],
+)
+def test_the_mean_of_many_samples_is_theta_local(preset: str, tail: str, kept: float) -> None:
+    """2,000 seeds: within 3 standard errors of theta_local + 0.005 (no more positions outside than when every bit is
+    drawn from Bern(theta_local) itself), and little of the step lost.
     """
-    shared, local = realistic((800, 200, 1000, 1000), 0.003, seed=5)
-    codec, runs = get_codec("relative", preset=preset), 2000
-    total = np.zeros(shared.d)
-    for seed in range(runs):
-        here = SharedState(shared.theta, seed, 1, 0, shared.segments)
-        total += codec.decode(codec.encode(local, here), here)
-    mean, p, q = total / runs, quantise(local) / ONE, shared.theta / ONE
-    outside = np.abs(mean - p) > 0.005 + 3 * np.sqrt(np.maximum(p * (1 - p), mean * (1 - mean)) / runs)
-    assert outside.mean() <= 0.0027
-    assert kept < ((mean - q) @ (p - q)) / ((p - q) @ (p - q)) < 1.05
+    figures = bias_figures(
+        get_codec("relative", preset=preset), *realistic((800, 200, 1000, 1000), 0.003, seed=5, tail=tail)
+    )
+    by_chance = figures["outside by chance"]
+    assert figures["outside"] <= by_chance + 3 * math.sqrt(by_chance)
+    assert kept < figures["share of the step kept"] < 1.05
+
+
+@pytest.mark.parametrize("preset", ["fast", "default"])
+def test_one_large_step_among_many_small_ones_is_understated_by_a_third_at_most(preset: str) -> None:
+    """What the docstring of `common.codecs.relative` says is missed, at the worst position found in 20,000 steps with a
+    heavy tail: a step of 1 bit from 0.99, where one candidate in a hundred has the rare value.
+    """
+    shared, local = realistic((4000,), 0.003, seed=5, tail="normal")
+    theta, target, runs = 0.99, 0.724, 500
+    shared.theta[1000], local[1000] = quantise(theta), target
+    codec = get_codec("relative", preset=preset)
+    states = (SharedState(shared.theta, seed, 1, 0) for seed in range(runs))
+    mean = np.mean([codec.decode(codec.encode(local, here), here)[1000] for here in states])
+    noise = 3 * math.sqrt(target * (1 - target) / runs)
+    assert target - noise < mean < target + (theta - target) / 3 + noise
 
 
 def test_large_steps_are_taken() -> None:
