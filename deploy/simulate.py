@@ -26,7 +26,7 @@ from deltamask_server.watch import ended_by_flower, follow, wait_for_run
 from deploy.processes import end_tree, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
-START_SECONDS = 60
+START_SECONDS = 180
 NAME = "simulation"
 
 
