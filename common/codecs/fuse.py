@@ -26,7 +26,7 @@ from common.codecs.png import pack_png, unpack_png
 from common.codecs.state import SharedState
 from common.errors import BadGeometry, ImplausibleDelta, TruncatedPayload
 
-__all__ = ["Fuse8", "Fuse16", "Fuse32", "FuseCodec", "check_matches"]
+__all__ = ["Fuse8", "Fuse16", "Fuse32", "FuseCodec", "check_fingerprints", "check_matches"]
 
 _GEOMETRY = struct.Struct("<QBI")
 _THRESHOLD = struct.Struct("<H")
@@ -119,8 +119,28 @@ class FuseCodec(DeltaCodec):
             at += _THRESHOLD.size
         length = 1 << min(log2_length & ~_CANDIDATES, 63)
         array_length = check_geometry(n, length, segment_count)
-        data = unpack_png(body[at:], array_length * self.bits // 8)
-        return BinaryFuseFilter(seed, length, segment_count, data.view(f"<u{self.bits // 8}")), threshold
+        # n fingerprints are random and do not compress: what is shorter holds fewer, and would only cost us memory.
+        if 8 * (len(body) - at) < n * self.bits:
+            raise ImplausibleDelta(f"an image of {len(body) - at} bytes for {n} fingerprints of {self.bits} bits")
+        fingerprints = unpack_png(body[at:], array_length * self.bits // 8).view(f"<u{self.bits // 8}")
+        check_fingerprints(n, int(np.count_nonzero(fingerprints)), self.bits)
+        return BinaryFuseFilter(seed, length, segment_count, fingerprints), threshold
+
+
+def check_fingerprints(n: int, filled: int, bits: int) -> None:
+    """Refuse an array in which not about n fingerprints are set.
+
+    Building a filter sets one for each key, each of them 0 by chance with probability 2^-bits, and leaves the others 0.
+    So a constant array, which would match one position in 2^bits without holding a key, is no filter.
+
+    Raises
+    ------
+    ImplausibleDelta
+        If more than n are set, or fewer by six standard deviations.
+    """
+    zeros = n * 2.0**-bits
+    if not n - zeros - 6 * math.sqrt(zeros) - 10 <= filled <= n:
+        raise ImplausibleDelta(f"{filled} fingerprints are set; {n} keys set one each")
 
 
 def check_matches(n: int, matches: int, tested: int, rate: float) -> None:
