@@ -32,14 +32,16 @@ from numpy.typing import NDArray
 
 from common.codecs.state import SharedState
 from common.entropy import decode_symbols, encode_symbols
-from common.errors import BadGeometry, ChecksumMismatch, TruncatedPayload, WrongFormat, WrongModel
+from common.errors import BadGeometry, ChecksumMismatch, OversizedPayload, TruncatedPayload, WrongFormat, WrongModel
 from common.theta import probabilities, quantise, theta_digest
 
 __all__ = [
     "DOWNLINKS",
+    "MAX_STEPS",
     "Step",
     "apply_chain",
     "join_chain",
+    "max_chain_bytes",
     "pack_exact",
     "pack_float32",
     "pack_quantised",
@@ -56,6 +58,8 @@ _MAX_PALETTE = 1024
 _MAX_CONTEXTS = 2048
 _MAX_CLIENTS = 1024
 """Every receiver draws a mask for each client: this bounds the work that a message can ask for."""
+MAX_STEPS = 64
+"""Versions in a chain; with the limit on clients, this bounds its work."""
 _NEAR = (64, 1024, 4096)
 """Distances on the 16-bit grid between a client's uniform and theta, within which a small step flips its bit."""
 
@@ -119,6 +123,11 @@ def join_chain(steps: Sequence[bytes]) -> bytes:
     return b"".join(len(step).to_bytes(4, "little") + step for step in steps)
 
 
+def max_chain_bytes(d: int) -> int:
+    """Longest chain that a client reads: twice the longest version (float32), and 64 KiB for tables and headers."""
+    return (1 << 16) + 8 * d
+
+
 def apply_chain(
     chain: bytes, held: NDArray[np.uint16] | None, d: int, seed: int, segments: Sequence[int]
 ) -> NDArray[np.uint16]:
@@ -138,10 +147,15 @@ def apply_chain(
     PayloadError
         If the chain is damaged, or starts from a version that the client does not hold.
     """
-    steps, at = [], 0
+    if len(chain) > max_chain_bytes(d):
+        raise OversizedPayload(f"{len(chain)} bytes of theta; at most {max_chain_bytes(d)} for {d} masked weights")
+    steps: list[Step] = []
+    at = 0
     while at < len(chain):
+        if len(steps) == MAX_STEPS:
+            raise BadGeometry(f"more than {MAX_STEPS} versions in a chain")
         size = int.from_bytes(chain[at : at + 4], "little")
-        if len(chain) < at + 4 + size or size < _HEADER.size + 4:
+        if len(chain) < at + 4 + size:
             raise TruncatedPayload("a version of theta is cut off")
         steps.append(read_step(chain[at + 4 : at + 4 + size], d))
         at += 4 + size
@@ -164,6 +178,8 @@ def apply_chain(
 
 def read_step(data: bytes, d: int) -> Step:
     """Check the header and checksum of one version; raises PayloadError."""
+    if len(data) < _HEADER.size + 4:
+        raise TruncatedPayload(f"{len(data)} bytes of theta; header and checksum alone have {_HEADER.size + 4}")
     magic, version, form, size, digest, base = _HEADER.unpack_from(data)
     if magic != _MAGIC or version != _VERSION or form not in (_FLOAT32, _QUANTISED, _EXACT):
         raise WrongFormat(f"magic {magic!r}, version {version}, form {form}")
@@ -192,10 +208,12 @@ def _unpack(
         theta = quantise(values)
     elif step.form == _QUANTISED:
         theta = _unpack_quantised(step.body, d, segments)
-    elif base is None:
-        raise WrongModel("this version needs one that the client does not hold")
+    elif base is None or theta_digest(base) != step.base:
+        raise WrongModel("this version needs another than the one before it")
     else:
         theta = _unpack_exact(step.body, base, seed)
+    if not theta.all():
+        raise BadGeometry("a probability of 0")
     if theta_digest(theta) != step.digest:
         raise WrongModel("the theta received has another digest than it says")
     return theta
@@ -204,10 +222,11 @@ def _unpack(
 def _unpack_quantised(body: bytes, d: int, segments: Sequence[int]) -> NDArray[np.uint16]:
     if body[:2] == b"\0\0":
         try:
-            raw = zlib.decompressobj().decompress(body[2:], 2 * d + 1)
+            inflater = zlib.decompressobj()
+            raw = inflater.decompress(body[2:], 2 * d + 1)
         except zlib.error as error:
             raise BadGeometry(f"theta cannot be inflated: {error}") from error
-        if len(raw) != 2 * d:
+        if len(raw) != 2 * d or not inflater.eof or inflater.unused_data:
             raise TruncatedPayload(f"{len(raw)} bytes of theta; {2 * d} expected")
         return np.frombuffer(raw, "<u2").astype(np.uint16)
     palette, rest = _read_palette(body)
@@ -222,7 +241,10 @@ def _unpack_exact(body: bytes, base: NDArray[np.uint16], seed: int) -> NDArray[n
         raise BadGeometry(f"masks of {count} clients; at most {_MAX_CLIENTS}")
     if len(body) < 6 + 4 * count:
         raise TruncatedPayload("the list of clients is cut off")
-    clients = np.frombuffer(body, "<u4", count, offset=6).tolist()
+    listed = np.frombuffer(body, "<u4", count, offset=6)
+    if (listed[1:] <= listed[:-1]).any():
+        raise BadGeometry("the clients are not in ascending order")
+    clients = listed.tolist()
     palette, rest = _read_palette(body[6 + 4 * count :])
     old_palette, old = _palette(base)
     if not rest or old_palette is None:
@@ -245,10 +267,7 @@ def _read_palette(data: bytes) -> tuple[NDArray[np.uint16], bytes]:
     size = int.from_bytes(data[:2], "little")
     if not 1 <= size <= _MAX_PALETTE or len(data) < 2 + 2 * size:
         raise BadGeometry(f"a palette of {size} values in {len(data)} bytes")
-    values = np.frombuffer(data, "<u2", size, offset=2).astype(np.uint16)
-    if not values.min():
-        raise BadGeometry("a probability of 0")
-    return values, data[2 + 2 * size :]
+    return np.frombuffer(data, "<u2", size, offset=2).astype(np.uint16), data[2 + 2 * size :]
 
 
 def _layers(segments: Sequence[int]) -> NDArray[np.uint16]:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.downlink import join_chain, pack_exact, pack_float32, pack_quantised
+from common.downlink import MAX_STEPS, join_chain, pack_exact, pack_float32, pack_quantised
 from common.theta import theta_digest
 
 __all__ = ["Downlink"]
-
-_KEPT_STEPS = 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Downlink:
         before = theta_digest(self._theta)
         if self._form == "exact" and theta_digest(theta) != before:
             data = pack_exact(theta, self._theta, self._seed, server_round, clients)
-            self._steps = [*self._steps, _Kept(before, data)][-_KEPT_STEPS:]
+            self._steps = [*self._steps, _Kept(before, data)][-MAX_STEPS:]
         self._theta, self._whole = theta, None
 
     def message(self, held: bytes | None) -> bytes:
