@@ -105,7 +105,7 @@ def _read_table(packed: bytes, classes: int, alphabet: int) -> NDArray[np.int64]
         raw = inflater.decompress(packed, size + 1)
     except zlib.error as error:
         raise BadGeometry(f"the table cannot be inflated: {error}") from error
-    if len(raw) != size or not inflater.eof:
+    if len(raw) != size or not inflater.eof or inflater.unused_data:
         raise BadGeometry(f"the table does not have {classes} contexts of {alphabet} symbols")
     table = np.frombuffer(raw, "<u2").astype(np.int64).reshape(classes, alphabet)
     if not np.isin(table.sum(axis=1), (0, _TOTAL)).all():

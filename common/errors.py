@@ -48,7 +48,17 @@ __all__ = [
     "WrongFormat",
     "WrongModel",
     "WrongRound",
+    "brief",
 ]
+
+_SHOWN = 300
+
+
+def brief(text: object) -> str:
+    """What the other side wrote, fit for a log: one line of at most 300 characters, none of which steers a terminal."""
+    line = str(text)
+    end = "" if len(line) <= _SHOWN else f" ... ({len(line):,} characters)"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line[:_SHOWN]) + end
 
 
 class DeltaMaskError(Exception):

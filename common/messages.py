@@ -16,7 +16,6 @@ Uplink payloads are below a megabyte, where one bytes value costs least around i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,6 +41,9 @@ __all__ = [
 HELLO, HEAD, TRAIN = "query", "train.head", "train"
 
 METRICS = ("examples", "loss", "accuracy", "seconds")
+_LARGEST = 1e12
+"""No metric is larger, so that no sum of them overflows."""
+_DIGEST_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,10 @@ def unpack_hello(content: RecordDict) -> Hello:
     record = content.get("hello")
     values = dict(record) if isinstance(record, ConfigRecord) else {}
     client, digest, d = values.get("client"), values.get("digest"), values.get("d")
-    if type(client) is not int or type(digest) is not bytes or type(d) is not int or not 0 <= client < 2**32 - 1:
+    if type(client) is not int or type(digest) is not bytes or type(d) is not int:
         raise WrongFormat(f"an answer to the query with {sorted(values)} instead of client, digest, d")
+    if not 0 <= client < 2**32 - 1 or len(digest) != _DIGEST_BYTES or not 0 <= d < 2**32:
+        raise WrongFormat("an answer to the query with a client, digest or d out of range")
     return Hello(client, digest, d, _read_holding(values))
 
 
@@ -94,7 +98,7 @@ def _holding(holds: bytes | None) -> dict[str, bytes]:
 
 def _read_holding(values: Mapping[str, object]) -> bytes | None:
     holds = values.get("holds")
-    if holds is not None and not (isinstance(holds, bytes) and len(holds) == 8):
+    if holds is not None and not (isinstance(holds, bytes) and len(holds) == _DIGEST_BYTES):
         raise WrongFormat("the digest of the theta held is not 8 bytes")
     return holds
 
@@ -106,7 +110,9 @@ def pack_global(chain: bytes, head: Head | None) -> ArrayRecord:
 
 
 def unpack_global(arrays: ArrayRecord) -> tuple[bytes, bytes | None]:
-    """Read what `pack_global` wrote: the chain of theta, and the head's bytes or None."""
+    """Read what `pack_global` wrote: the chain of theta, and the head's bytes or None; raises WrongFormat."""
+    if not {"theta"} <= set(arrays) <= {"theta", "head"}:
+        raise WrongFormat(f"a global model with {len(arrays)} arrays; expected theta, or theta and head")
     return arrays["theta"].data, arrays["head"].data if "head" in arrays else None
 
 
@@ -145,9 +151,10 @@ def unpack_update(content: RecordDict, max_bytes: int) -> Update:
     values: dict[str, float] = {}
     for name in METRICS:
         value = metrics.get(name)
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise BadMetric(f"metric {name} = {value!r}; a finite number is needed")
+        # Compared before anything is computed: a large integer has no float, and NaN compares with nothing.
+        if not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
+            raise BadMetric(f"metric {name} = {value!r}; a finite number of at most {_LARGEST:g} is needed")
         values[name] = value
-    if not 1 <= values["examples"] <= 2**40 or not 0 <= values["accuracy"] <= 1 or values["seconds"] < 0:
+    if values["examples"] < 1 or not 0 <= values["accuracy"] <= 1 or values["seconds"] < 0:
         raise BadMetric(f"a metric is out of range: {values}")
     return Update(payload, _read_holding(record), values)

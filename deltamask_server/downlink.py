@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.downlink import join_chain, pack_exact, pack_float32, pack_quantised, pack_relay
+from common.downlink import MAX_STEPS, join_chain, pack_exact, pack_float32, pack_quantised, pack_relay
 from common.posterior import BetaPosterior
 from common.theta import theta_digest
 
 __all__ = ["Downlink"]
-
-_KEPT_STEPS = 64
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Downlink:
                 data = pack_exact(theta, self._theta, self._seed, server_round, list(payloads))
             else:
                 data = pack_relay(theta, self._theta, start, self._clip, server_round, payloads)
-            self._steps = [*self._steps, _Kept(before, data)][-_KEPT_STEPS:]
+            self._steps = [*self._steps, _Kept(before, data)][-MAX_STEPS:]
         self._theta, self._whole = theta, None
 
     def message(self, held: bytes | None) -> bytes:

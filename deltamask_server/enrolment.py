@@ -8,7 +8,7 @@ from collections.abc import Callable
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from common.errors import PayloadError, RoundError
+from common.errors import PayloadError, RoundError, brief
 from common.messages import HELLO, unpack_hello
 from deltamask_server.exchange import exchange
 
@@ -88,11 +88,11 @@ class Enrolment:
     def _judge(self, node: int, reply: Message) -> str | None:
         """Enrol the node, or say why not."""
         if reply.has_error():
-            return f"it answered with an error: {reply.error.reason}"
+            return f"it answered with an error: {brief(reply.error.reason)}"
         try:
             hello = unpack_hello(reply.content)
         except PayloadError as error:
-            return str(error)
+            return brief(error)
         if (hello.backbone_digest, hello.masked_parameters) != (self._digest, self._d):
             return (
                 f"client {hello.client} has other frozen weights than the server (digest {hello.backbone_digest.hex()} "

@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 
 from common.codecs import SharedState, codec_of
-from common.errors import DuplicateReply, PayloadError, RoundError
+from common.errors import DuplicateReply, PayloadError, RoundError, brief
 from common.messages import HEAD, TRAIN, Update, pack_global, unpack_update
 from common.models import Head, average_heads
 from common.posterior import BetaPosterior, empty_posterior, fold, is_reset_round, mode
@@ -294,7 +294,7 @@ class DeltaMask(Strategy):
                     raise PayloadError("it answers no message of this round")
                 if reply.has_error():
                     reason = _ERROR_REASONS.get(reply.error.code, "client-error")
-                    print(f"  client {client}: {reason}: {reply.error.reason}")
+                    print(f"  client {client}: {reason}: {brief(reply.error.reason)}")
                     tally.drop(client, reason)
                     # Its theta may be lost, or not the one we think: the next message brings everything.
                     self._enrolment.note_holding(client, None)
@@ -304,11 +304,11 @@ class DeltaMask(Strategy):
                 update = unpack_update(reply.content, max_bytes)
                 accept(client, update)
             except PayloadError as error:
-                print(f"  client {client}: reply dropped, {error.reason}: {error}")
+                print(f"  client {client}: reply dropped, {error.reason}: {brief(error)}")
                 tally.drop(client, error.reason)
                 continue
             except Exception as error:  # a decoder bug that one client's bytes reach must not end everybody's run
-                print(f"  client {client}: reply dropped, the decoder failed: {type(error).__name__}: {error}")
+                print(f"  client {client}: reply dropped, the decoder failed: {type(error).__name__}: {brief(error)}")
                 tally.drop(client, "decoder-failed")
                 continue
             tally.failures.pop(client, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -151,28 +150,6 @@ def test_a_client_starts_a_chain_at_the_version_it_holds(history: list[np.ndarra
     with_start = [pack_quantised(history[0], SEGMENTS), *chain]
     for held in (None, stranger, history[2]):
         assert np.array_equal(receive(with_start, held), history[3])
-
-
-def test_damaged_messages_raise_only_payload_errors(history: list[np.ndarray]) -> None:
-    rng = np.random.default_rng(1)
-    relayed = relay(history[1], history[2], 2, uplinks(history[1], 2))
-    for step in (exact(history, 2), pack_quantised(history[2], SEGMENTS), pack_float32(history[2]), relayed):
-        for trial in range(60):
-            data = bytearray(step[:-4])
-            if trial % 3 == 0:
-                data = data[: rng.integers(len(data))]
-            else:
-                for _ in range(trial % 5 + 1):
-                    data[rng.integers(8, min(len(data), 400) if trial % 2 else len(data))] ^= 1 << rng.integers(8)
-            fixed_up = bytes(data) + zlib.crc32(data).to_bytes(4, "little")
-            try:
-                theta = receive([fixed_up], history[1])
-            except PayloadError:
-                continue
-            assert theta_digest(theta) in fixed_up, "another theta was accepted"
-        for cut in (0, 3, 10, len(step) - 1):
-            with pytest.raises(PayloadError):
-                apply_chain(join_chain([step])[: 4 + cut], history[1], D, SEED, SEGMENTS)
 
 
 @given(st.integers(1, 5000), st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**32))

@@ -1,78 +1,20 @@
-"""The Strategy against honest, broken and hostile clients."""
+"""The Strategy among honest, silent and restarted clients; tests/attacks has the hostile ones."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Error, Message, RecordDict
 
 from common.codecs import SharedState, get_codec
 from common.downlink import apply_chain
 from common.errors import RoundError, WrongModel
-from common.messages import HEAD, HELLO, Hello, pack_hello, pack_update, unpack_global
-from common.models import Head
+from common.messages import HELLO, Hello, pack_hello, pack_update, unpack_global
 from common.posterior import empty_posterior, fold, mode
 from common.theta import quantise, theta_digest
-from deltamask_server.enrolment import Enrolment
-from deltamask_server.exchange import exchange
-from deltamask_server.strategy import DeltaMask, RoundReport
 from tests.conftest import local_step
+from tests.federation import CLASSES, DIGEST, FEATURES, METRICS, SEED, SEGMENTS, D, node, run_rounds, strategy
 from tests.grid import MemoryGrid, Node, answer
-
-SEGMENTS, CLASSES, FEATURES, SEED = (30_000, 20_000), 3, 4, 9
-D, DIGEST = sum(SEGMENTS), b"12345678"
-METRICS = {"examples": 10, "loss": 0.5, "accuracy": 0.8, "seconds": 1.0}
-
-
-def node(client: int, change: Callable[[RecordDict, Message], list[RecordDict | Error]] | None = None) -> Node:
-    """An honest client, or one whose training reply ``change`` replaces."""
-
-    def handle(message: Message) -> list[Message]:
-        if message.metadata.message_type == HELLO:
-            return [answer(message, pack_hello(Hello(client, DIGEST, D)))]
-        if message.metadata.message_type == HEAD:
-            head = Head(np.full((CLASSES, FEATURES), client, np.float32), np.zeros(CLASSES, np.float32))
-            return [answer(message, pack_update(head.to_bytes(), METRICS | {"examples": client + 1}))]
-        content = honest_update(message, client)
-        replies = [content] if change is None else change(content, message)
-        return [answer(message, reply) for reply in replies]
-
-    return handle
-
-
-def received_theta(message: Message) -> np.ndarray:
-    """What a client that holds nothing reads."""
-    chain, head = unpack_global(message.content.array_records["arrays"])
-    assert head is not None
-    return apply_chain(chain, None, D, SEED, SEGMENTS)
-
-
-def honest_update(message: Message, sender: int, **wrong: int) -> RecordDict:
-    theta = received_theta(message)
-    shared = SharedState(
-        theta,
-        wrong.get("seed", SEED),
-        wrong.get("round", int(message.content["round"]["round"])),
-        wrong.get("slot", int(message.content["round"]["slot"])),
-    )
-    return pack_update(get_codec("fuse8").encode(local_step(theta, seed=sender), shared), METRICS)
-
-
-def strategy(quorum: int = 2, wait: float = 0.2, **options: Any) -> DeltaMask:
-    enrolment = Enrolment(DIGEST, D, min_clients=quorum, wait_seconds=wait, say=lambda line: None)
-    return DeltaMask(
-        enrolment, segments=SEGMENTS, classes=CLASSES, features=FEATURES, seed=SEED, quorum=quorum, **options
-    )
-
-
-def run_rounds(deltamask: DeltaMask, grid: MemoryGrid, rounds: int = 1, timeout: float = 0.3) -> list[RoundReport]:
-    reports: list[RoundReport] = []
-    deltamask.start(grid, deltamask.arrays(), rounds, timeout, on_round=reports.append)
-    return reports
 
 
 def test_a_round_equals_folding_the_clients_masks_by_hand() -> None:
@@ -118,116 +60,11 @@ def test_participation_samples_by_seed_and_round_and_keeps_the_posterior_between
     assert set(reports[2].theta.tolist()) <= quarters
 
 
-def edit_payload(edit: Callable[[bytes], bytes]) -> Callable[[RecordDict, Message], list[RecordDict | Error]]:
-    def change(content: RecordDict, message: Message) -> list[RecordDict | Error]:
-        return [pack_update(edit(content["update"]["payload"]), METRICS)]
-
-    return change
-
-
-def metrics(**values: float) -> Callable[[RecordDict, Message], list[RecordDict | Error]]:
-    return lambda content, message: [pack_update(content["update"]["payload"], METRICS | values)]
-
-
-def other(**wrong: int) -> Callable[[RecordDict, Message], list[RecordDict | Error]]:
-    return lambda content, message: [honest_update(message, 2, **wrong)]
-
-
-def without(record: str) -> Callable[[RecordDict, Message], list[RecordDict | Error]]:
-    return lambda content, message: [RecordDict({name: content[name] for name in content if name != record})]
-
-
-def wrong_theta(content: RecordDict, message: Message) -> list[RecordDict | Error]:
-    slot = int(message.content["round"]["slot"])
-    shared = SharedState(np.full(D, 40_000, np.uint16), SEED, 1, slot)
-    return [pack_update(get_codec("fuse8").encode(np.full(D, 0.5, np.float32), shared), METRICS)]
-
-
-def everything(content: RecordDict, message: Message) -> list[RecordDict | Error]:
-    """A filter of all positions under a header that claims ten."""
-    theta, slot = received_theta(message), int(message.content["round"]["slot"])
-    shared = SharedState(theta, SEED, 1, slot)
-    codec = get_codec("fuse8")
-    payload = codec.encode(np.where(shared.mask(), 0, 1).astype(np.float32), shared)
-    from common.wire import HEADER_BYTES, Header, pack_payload
-
-    return [pack_update(pack_payload(Header(1, 1, slot, D, D // 2, shared.digest), payload[HEADER_BYTES:]), METRICS)]
-
-
-HOSTILE: dict[str, tuple[str, Callable[[RecordDict, Message], list[RecordDict | Error]]]] = {
-    "truncated": ("checksum", edit_payload(lambda payload: payload[:-7])),
-    "nearly empty": ("truncated", edit_payload(lambda payload: payload[:5])),
-    "empty": ("truncated", edit_payload(lambda payload: b"")),
-    "garbled": ("checksum", edit_payload(lambda payload: payload[:200] + bytes([payload[200] ^ 1]) + payload[201:])),
-    "oversized": ("oversized", edit_payload(lambda payload: payload + bytes(10_000_000))),
-    "noise": ("wrong-format", edit_payload(lambda payload: bytes(1000))),
-    "other round": ("wrong-round", other(round=3)),
-    "other client": ("wrong-client", other(slot=7)),
-    "other theta": ("wrong-model", wrong_theta),
-    "all-ones filter": ("implausible-delta", everything),
-    "NaN loss": ("bad-metric", metrics(loss=math.nan)),
-    "infinite seconds": ("bad-metric", metrics(seconds=math.inf)),
-    "no examples": ("bad-metric", metrics(examples=0)),
-    "huge weight": ("bad-metric", metrics(examples=1e300)),
-    "accuracy above 1": ("bad-metric", metrics(accuracy=7.0)),
-    "no metrics": ("wrong-format", without("metrics")),
-    "no payload": ("wrong-format", without("update")),
-    "surplus record": (
-        "wrong-format",
-        lambda content, message: [RecordDict({**content, "more": ConfigRecord({"list": []})})],
-    ),
-    "wrong types": (
-        "wrong-format",
-        lambda content, message: [RecordDict({"update": MetricRecord({"payload": 1}), "metrics": content["metrics"]})],
-    ),
-    "exception": ("client-error", lambda content, message: [Error(2, "ValueError")]),
-    "dead node": ("node-unavailable", lambda content, message: [Error(5, "gone")]),
-    "silence": ("no-reply", lambda content, message: []),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_bad_reply_is_dropped_and_counted_and_the_round_goes_on(name: str) -> None:
-    reason, change = HOSTILE[name]
-    honest = strategy()
-    run_rounds(honest, MemoryGrid({0: node(0), 1: node(1)}))
-    deltamask = strategy()
-    (report,) = run_rounds(deltamask, MemoryGrid({0: node(0), 1: node(1), 2: node(2, change)}))
-    assert dict(report.tally.dropped) == {reason: 1}
-    assert report.tally.failures == {2: reason}
-    assert set(report.tally.payload_bytes) == {0, 1}
-    assert np.array_equal(deltamask.theta, honest.theta), "the bad reply left a trace"
-
-
-def test_a_second_reply_of_one_client_is_dropped() -> None:
-    # Flower's exchange yields one reply a message; the Strategy itself must not rely on that.
-    deltamask, grid = strategy(), MemoryGrid({client: node(client) for client in range(3)})
-    messages = list(deltamask.configure_train(1, deltamask.arrays(), ConfigRecord(), grid))
-    replies = list(exchange(grid, messages, 1.0))
-    deltamask.aggregate_train(1, [*replies, replies[0]])
-    assert dict(deltamask.tally.dropped) == {"duplicate": 1}
-    assert deltamask.tally.failures == {}
-    assert len(deltamask.tally.payload_bytes) == 3
-    theta = deltamask.theta
-    once = strategy()
-    run_rounds(once, MemoryGrid({client: node(client) for client in range(3)}))
-    assert np.array_equal(theta, once.theta)
-
-
-def test_a_reply_to_an_unknown_message_is_dropped() -> None:
-    deltamask, grid = strategy(), MemoryGrid({client: node(client) for client in range(2)})
-    old = list(exchange(grid, list(deltamask.configure_train(1, deltamask.arrays(), ConfigRecord(), grid)), 1.0))
-    messages = list(deltamask.configure_train(1, deltamask.arrays(), ConfigRecord(), grid))
-    deltamask.aggregate_train(1, [*exchange(grid, messages, 1.0), old[0]])
-    assert dict(deltamask.tally.dropped) == {"bad-payload": 1}
-
-
 def test_a_round_without_quorum_ends_the_run_and_leaves_theta_alone() -> None:
-    silent = HOSTILE["silence"][1]
     deltamask = strategy(quorum=3)
     before = deltamask.theta.copy()
     with pytest.raises(RoundError, match=r"2 of 3 replies usable in round 1, quorum is 3; failed: 1 no-reply"):
-        run_rounds(deltamask, MemoryGrid({0: node(0), 1: node(1), 2: node(2, silent)}))
+        run_rounds(deltamask, MemoryGrid({0: node(0), 1: node(1), 2: node(2, lambda content, message: [])}))
     assert np.array_equal(deltamask.theta, before)
 
 

@@ -25,6 +25,8 @@ from common.errors import BadGeometry, EncodeError
 __all__ = ["BinaryFuseFilter", "build_filter", "check_geometry"]
 
 MAX_SEGMENT_LENGTH = 262_144
+MAX_FINGERPRINTS = (1 << 32) - 1
+"""Slots are computed with 32 bits; beyond, they would lie outside the array."""
 _GROWTHS = (1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)
 
 
@@ -210,6 +212,6 @@ def check_geometry(n: int, segment_length: int, segment_count: int) -> int:
     if not 1 <= segment_length <= MAX_SEGMENT_LENGTH or segment_length & (segment_length - 1):
         raise BadGeometry(f"segment length {segment_length} is not a power of two up to {MAX_SEGMENT_LENGTH}")
     array_length = (segment_count + 2) * segment_length
-    if segment_count < 1 or array_length > 8 * max(n, 64):
+    if segment_count < 1 or not n <= array_length <= min(8 * max(n, 64), MAX_FINGERPRINTS):
         raise BadGeometry(f"{segment_count} segments of {segment_length} for {n} keys")
     return array_length

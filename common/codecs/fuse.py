@@ -26,7 +26,7 @@ from common.codecs.png import check_png, image_shape, pack_png, unpack_png
 from common.codecs.state import SharedState
 from common.errors import BadGeometry, ImplausibleDelta, TruncatedPayload
 
-__all__ = ["Fuse8", "Fuse16", "Fuse32", "FuseCodec", "check_matches"]
+__all__ = ["Fuse8", "Fuse16", "Fuse32", "FuseCodec", "check_fingerprints", "check_matches"]
 
 _GEOMETRY = struct.Struct("<QBI")
 _THRESHOLD = struct.Struct("<H")
@@ -156,10 +156,10 @@ class FuseCodec(DeltaCodec):
         front = self._read_front(n, body)
         data = unpack_png(body[front.size :], front.fingerprints * self.bits // 8)
         fingerprints = data.view(f"<u{self.bits // 8}")
+        check_fingerprints(n, int(np.count_nonzero(fingerprints)), self.bits)
         return BinaryFuseFilter(front.seed, front.segment_length, front.segment_count, fingerprints), front.threshold
 
-    @staticmethod
-    def _read_front(n: int, body: bytes) -> _Front:
+    def _read_front(self, n: int, body: bytes) -> _Front:
         if len(body) < _GEOMETRY.size + _THRESHOLD.size:
             raise TruncatedPayload(
                 f"{len(body)} bytes of filter; its geometry alone has up to {_GEOMETRY.size + _THRESHOLD.size}"
@@ -171,12 +171,31 @@ class FuseCodec(DeltaCodec):
             size += _THRESHOLD.size
         length = 1 << min(log2_length & ~_CANDIDATES, 63)
         fingerprints = check_geometry(n, length, segment_count)
+        # n fingerprints are random and do not compress: what is shorter holds fewer, and would only cost us memory.
+        if 8 * (len(body) - size) < n * self.bits:
+            raise ImplausibleDelta(f"an image of {len(body) - size} bytes for {n} fingerprints of {self.bits} bits")
         return _Front(seed, length, segment_count, threshold, fingerprints, size)
 
 
 def _check_no_body(body: bytes) -> None:
     if body:
         raise BadGeometry("a filter for an empty delta")
+
+
+def check_fingerprints(n: int, filled: int, bits: int) -> None:
+    """Refuse an array in which not about n fingerprints are set.
+
+    Building a filter sets one for each key, each of them 0 by chance with probability 2^-bits, and leaves the others 0.
+    So a constant array, which would match one position in 2^bits without holding a key, is no filter.
+
+    Raises
+    ------
+    ImplausibleDelta
+        If more than n are set, or fewer by six standard deviations.
+    """
+    zeros = n * 2.0**-bits
+    if not n - zeros - 6 * math.sqrt(zeros) - 10 <= filled <= n:
+        raise ImplausibleDelta(f"{filled} fingerprints are set; {n} keys set one each")
 
 
 def check_matches(n: int, matches: int, tested: int, rate: float) -> None:

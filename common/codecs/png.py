@@ -23,6 +23,9 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MOST_ROWS = (1 << 31) - 1
 _PIECE = 1 << 13
 """Bytes inflated at a time, to at most a thousand times as many."""
+_CHUNK_BYTES = 1024
+"""An honest image has at most one chunk of data for so many bytes: chunks of a byte each would cost the reader far more
+than they cost the sender."""
 
 
 def image_shape(size: int) -> tuple[int, int]:
@@ -62,32 +65,30 @@ def check_png(png: bytes, size: int) -> None:
     ihdr = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     if not png.startswith(_SIGNATURE):
         raise BadImage("no PNG signature")
-    at, names, pieces = len(_SIGNATURE), [], []
-    while at < len(png):
-        if at + 12 > len(png):
-            raise BadImage("a chunk is cut off")
-        length, name = struct.unpack_from(">I4s", png, at)
-        if at + 12 + length > len(png):
-            raise BadImage(f"chunk {name!r} is cut off")
-        if name == b"IHDR" and png[at + 8 : at + 8 + length] != ihdr:
-            raise BadImage(f"the image is not 8-bit grayscale of {width} x {height}")
-        if name == b"IDAT":
-            pieces.append(png[at + 8 : at + 8 + length])
-        names.append(name)
-        at += 12 + length
-    if len(names) < 3 or names[0] != b"IHDR" or names[-1] != b"IEND" or set(names[1:-1]) != {b"IDAT"}:
-        raise BadImage(f"chunks {names[:8]}; expected IHDR, IDAT, IEND")
+    name, content, at = _read_chunk(png, len(_SIGNATURE))
+    if name != b"IHDR" or content != ihdr:
+        raise BadImage(f"it does not begin as an 8-bit grayscale image of {width} x {height}")
+    parts: list[bytes] = []
+    while True:
+        name, content, at = _read_chunk(png, at)
+        if name != b"IDAT":
+            break
+        if len(parts) > size // _CHUNK_BYTES:
+            raise BadImage(f"more than {len(parts)} chunks for {size} bytes")
+        parts.append(content)
+    if name != b"IEND" or content or at != len(png):
+        raise BadImage(f"chunk {name!r} of {len(content)} bytes; expected IHDR, IDAT, IEND and no more")
     # Pillow fills missing rows with zeros and ignores surplus ones: count the bytes first.
-    rows, found, stream = height * (width + 1), 0, b"".join(pieces)
+    rows, found, stream = height * (width + 1), 0, b"".join(parts)
     inflater = zlib.decompressobj()
     try:
         for start in range(0, len(stream), _PIECE):
-            found += len(inflater.decompress(stream[start : start + _PIECE]))
             if found > rows or inflater.eof:
-                break
+                raise BadImage(f"more image data than {rows} bytes")
+            found += len(inflater.decompress(stream[start : start + _PIECE], rows + 1 - found))
     except zlib.error as error:
         raise BadImage(f"the image data cannot be inflated: {error}") from error
-    if found != rows or not inflater.eof:
+    if found != rows or not inflater.eof or inflater.unused_data:
         raise BadImage(f"the image data are not {rows} bytes")
 
 
@@ -110,3 +111,14 @@ def unpack_png(png: bytes, size: int) -> NDArray[np.uint8]:
     if data.shape != (height, width) or data.dtype != np.uint8:
         raise BadImage(f"the image decodes to {data.dtype} {data.shape}")
     return data.reshape(-1)
+
+
+def _read_chunk(png: bytes, at: int) -> tuple[bytes, bytes, int]:
+    """Name and data of the chunk at ``at``, and where the next one begins; Pillow checks its checksum later."""
+    if at + 12 > len(png):
+        raise BadImage("a chunk is cut off")
+    length, name = struct.unpack_from(">I4s", png, at)
+    end = at + 12 + length
+    if end > len(png):
+        raise BadImage(f"chunk {name!r} is cut off")
+    return name, png[at + 8 : end - 4], end

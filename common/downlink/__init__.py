@@ -21,16 +21,18 @@ A message is a chain of such versions: a client that missed rounds gets the step
 is shorter, and starts at the step whose base it holds.
 """
 
-from common.downlink.chain import apply_chain, join_chain
+from common.downlink.chain import MAX_STEPS, apply_chain, join_chain, max_chain_bytes
 from common.downlink.exact import pack_exact
 from common.downlink.relay import pack_relay
 from common.downlink.version import Step, read_step
 from common.downlink.whole import pack_float32, pack_quantised
 
 __all__ = [
+    "MAX_STEPS",
     "Step",
     "apply_chain",
     "join_chain",
+    "max_chain_bytes",
     "pack_exact",
     "pack_float32",
     "pack_quantised",

@@ -9,17 +9,25 @@ from numpy.typing import NDArray
 
 from common.downlink.exact import unpack_exact
 from common.downlink.relay import unpack_relay
-from common.downlink.version import EXACT, FLOAT32, QUANTISED, SMALLEST, Step, read_step
+from common.downlink.version import EXACT, FLOAT32, QUANTISED, Step, read_step
 from common.downlink.whole import unpack_float32, unpack_quantised
-from common.errors import TruncatedPayload, WrongModel
+from common.errors import BadGeometry, OversizedPayload, TruncatedPayload, WrongModel
 from common.theta import theta_digest
 
-__all__ = ["apply_chain", "join_chain"]
+__all__ = ["MAX_STEPS", "apply_chain", "join_chain", "max_chain_bytes"]
+
+MAX_STEPS = 64
+"""Versions in a chain; with the limit on clients, this bounds its work."""
 
 
 def join_chain(steps: Sequence[bytes]) -> bytes:
     """Several versions, oldest first, as one blob: each behind its length (uint32)."""
     return b"".join(len(step).to_bytes(4, "little") + step for step in steps)
+
+
+def max_chain_bytes(d: int) -> int:
+    """Longest chain that a client reads: twice the longest version (float32), and 64 KiB for tables and headers."""
+    return (1 << 16) + 8 * d
 
 
 def apply_chain(
@@ -41,10 +49,15 @@ def apply_chain(
     PayloadError
         If the chain is damaged, or starts from a version that the client does not hold.
     """
-    steps, at = [], 0
+    if len(chain) > max_chain_bytes(d):
+        raise OversizedPayload(f"{len(chain)} bytes of theta; at most {max_chain_bytes(d)} for {d} masked weights")
+    steps: list[Step] = []
+    at = 0
     while at < len(chain):
+        if len(steps) == MAX_STEPS:
+            raise BadGeometry(f"more than {MAX_STEPS} versions in a chain")
         size = int.from_bytes(chain[at : at + 4], "little")
-        if len(chain) < at + 4 + size or size < SMALLEST:
+        if len(chain) < at + 4 + size:
             raise TruncatedPayload("a version of theta is cut off")
         steps.append(read_step(chain[at + 4 : at + 4 + size], d))
         at += 4 + size
@@ -72,12 +85,14 @@ def _unpack(
         theta = unpack_float32(step.body, d)
     elif step.form == QUANTISED:
         theta = unpack_quantised(step.body, d, segments)
-    elif base is None:
-        raise WrongModel("this version needs one that the client does not hold")
+    elif base is None or theta_digest(base) != step.base:
+        raise WrongModel("this version needs another than the one before it")
     elif step.form == EXACT:
         theta = unpack_exact(step.body, base, seed)
     else:
         theta = unpack_relay(step.body, base, seed, segments)
+    if not theta.all():
+        raise BadGeometry("a probability of 0")
     if theta_digest(theta) != step.digest:
         raise WrongModel("the theta received has another digest than it says")
     return theta

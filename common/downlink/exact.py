@@ -62,7 +62,10 @@ def unpack_exact(body: bytes, base: NDArray[np.uint16], seed: int) -> NDArray[np
         raise BadGeometry(f"masks of {count} clients; at most {MAX_CLIENTS}")
     if len(body) < 6 + 4 * count:
         raise TruncatedPayload("the list of clients is cut off")
-    clients = np.frombuffer(body, "<u4", count, offset=6).tolist()
+    listed = np.frombuffer(body, "<u4", count, offset=6)
+    if (listed[1:] <= listed[:-1]).any():
+        raise BadGeometry("the clients are not in ascending order")
+    clients = listed.tolist()
     palette, rest = read_palette(body[6 + 4 * count :])
     old_palette, old = palette_of(base)
     if not rest or old_palette is None:

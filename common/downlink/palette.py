@@ -32,7 +32,4 @@ def read_palette(data: bytes) -> tuple[NDArray[np.uint16], bytes]:
     size = int.from_bytes(data[:2], "little")
     if not 1 <= size <= _MAX_PALETTE or len(data) < 2 + 2 * size:
         raise BadGeometry(f"a palette of {size} values in {len(data)} bytes")
-    values = np.frombuffer(data, "<u2", size, offset=2).astype(np.uint16)
-    if not values.min():
-        raise BadGeometry("a probability of 0")
-    return values, data[2 + 2 * size :]
+    return np.frombuffer(data, "<u2", size, offset=2).astype(np.uint16), data[2 + 2 * size :]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from common.errors import ChecksumMismatch, TruncatedPayload, WrongFormat, WrongModel
 from common.theta import theta_digest
 
-__all__ = ["EXACT", "FLOAT32", "QUANTISED", "RELAY", "SMALLEST", "Step", "pack_step", "read_step"]
+__all__ = ["EXACT", "FLOAT32", "QUANTISED", "RELAY", "Step", "pack_step", "read_step"]
 
 FLOAT32, QUANTISED, EXACT, RELAY = 1, 2, 3, 4
 """Numbers of the forms; never reused."""
@@ -20,8 +20,6 @@ FLOAT32, QUANTISED, EXACT, RELAY = 1, 2, 3, 4
 _MAGIC, _VERSION = b"DT", 1
 _HEADER = struct.Struct("<2sBBI8s8s")  # magic, version, form, d, digest of this theta, digest of its base
 _NO_BASE = bytes(8)
-SMALLEST = _HEADER.size + 4
-"""Bytes of a version whose body is empty."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ def pack_step(form: int, theta: NDArray[np.uint16], base: NDArray[np.uint16] | N
 
 def read_step(data: bytes, d: int) -> Step:
     """Check the header and checksum of one version; raises PayloadError."""
-    if len(data) < SMALLEST:
-        raise TruncatedPayload(f"{len(data)} bytes; a version of theta has at least {SMALLEST}")
+    if len(data) < _HEADER.size + 4:
+        raise TruncatedPayload(f"{len(data)} bytes of theta; header and checksum alone have {_HEADER.size + 4}")
     magic, version, form, size, digest, base = _HEADER.unpack_from(data)
     if magic != _MAGIC or version != _VERSION or form not in (FLOAT32, QUANTISED, EXACT, RELAY):
         raise WrongFormat(f"magic {magic!r}, version {version}, form {form}")

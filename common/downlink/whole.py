@@ -45,10 +45,11 @@ def unpack_quantised(body: bytes, d: int, segments: Sequence[int]) -> NDArray[np
     """Read what `pack_quantised` wrote; raises PayloadError."""
     if body[:2] == b"\0\0":
         try:
-            raw = zlib.decompressobj().decompress(body[2:], 2 * d + 1)
+            inflater = zlib.decompressobj()
+            raw = inflater.decompress(body[2:], 2 * d + 1)
         except zlib.error as error:
             raise BadGeometry(f"theta cannot be inflated: {error}") from error
-        if len(raw) != 2 * d:
+        if len(raw) != 2 * d or not inflater.eof or inflater.unused_data:
             raise TruncatedPayload(f"{len(raw)} bytes of theta; {2 * d} expected")
         return np.frombuffer(raw, "<u2").astype(np.uint16)
     palette, rest = read_palette(body)

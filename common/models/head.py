@@ -16,6 +16,10 @@ from common.errors import BadMetric
 
 __all__ = ["Head", "average_heads", "fit_linear_probe"]
 
+_LARGEST = 1e6
+"""No value of a head is larger: with float32's own limits one client could make everybody's logits infinite, and with
+them every score NaN."""
+
 
 @dataclass(frozen=True, eq=False)
 class Head:
@@ -40,13 +44,13 @@ class Head:
         Raises
         ------
         BadMetric
-            If the size is wrong or a value is not finite.
+            If the size is wrong, or a value is not finite or above a million.
         """
         if len(data) != 4 * classes * (features + 1):
             raise BadMetric(f"a head of {len(data)} bytes; {4 * classes * (features + 1)} expected")
         values = np.frombuffer(data, "<f4").astype(np.float32)
-        if not np.isfinite(values).all():
-            raise BadMetric("the head holds NaN or infinite values")
+        if not (np.abs(values) <= _LARGEST).all():  # NaN compares with nothing
+            raise BadMetric(f"the head holds values that are not finite, or above {_LARGEST:g}")
         return Head(values[: classes * features].reshape(classes, features), values[classes * features :])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import numpy as np
 from hypothesis import strategies as st
@@ -11,9 +10,8 @@ from numpy.typing import NDArray
 
 from common.codecs import Codec, SharedState
 from common.codecs.base import DeltaCodec
-from common.errors import PayloadError
 from common.theta import probabilities, quantise
-from common.wire import HEADER_BYTES, Header, pack_payload
+from common.wire import Header, pack_payload
 from tests.conftest import local_step, shared_state
 
 sizes = st.one_of(st.integers(1, 300), st.integers(1, 100_000))
@@ -75,43 +73,3 @@ def sent(payload: bytes) -> int:
 def repack(codec: Codec, shared: SharedState, n: int, body: bytes) -> bytes:
     """A payload whose header and checksum are right, whatever the body is."""
     return pack_payload(Header(codec.number, shared.round, shared.client, shared.d, n, shared.digest), body)
-
-
-def mutations(codec: Codec, payload: bytes, shared: SharedState, count: int) -> Iterator[bytes]:
-    """Payloads cut, flipped, extended, or with another n; their checksums fit."""
-    rng = np.random.default_rng(0)
-    for trial in range(count):
-        body, n = bytearray(payload[HEADER_BYTES:]), sent(payload)
-        match trial % 5:
-            case 0:
-                body = body[: rng.integers(len(body))]
-            case 1:  # the front, where sizes are
-                body[rng.integers(min(len(body), 20))] ^= 1 << rng.integers(8)
-            case 2:
-                for _ in range(rng.integers(1, 8)):
-                    body[rng.integers(len(body))] ^= 1 << rng.integers(8)
-            case 3:
-                n = int(rng.integers(0, shared.d + 1))
-            case _:
-                body += rng.bytes(rng.integers(1, 12))
-        yield repack(codec, shared, n, bytes(body))
-
-
-def refused(codec: Codec, payload: bytes, shared: SharedState, count: int = 300) -> int:
-    """How many mutations are refused; each is, or decodes to a mask of the right shape."""
-    number = 0
-    for mutant in mutations(codec, payload, shared, count):
-        try:
-            mask = codec.decode(mutant, shared)
-        except PayloadError:
-            number += 1
-        else:
-            assert mask.shape == (shared.d,)
-            assert mask.dtype == bool
-    for cut in (0, 1, HEADER_BYTES - 1, HEADER_BYTES, len(payload) - 1):
-        try:
-            codec.decode(payload[:cut], shared)
-        except PayloadError:
-            continue
-        raise AssertionError(f"{cut} bytes were accepted")
-    return number

@@ -51,10 +51,12 @@ def simulate(folder: Path, config: str, supernodes: int, timeout: float = 300) -
 
 
 class Flower:
-    """One SuperLink and its SuperNodes for one test, in a folder of its own."""
+    """One SuperLink for one or several runs, in a folder of its own: for SuperNodes, or for a simulation of some."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, simulated: int = 0) -> None:
         self.folder = folder
+        self.simulated = simulated
+        self.runs = 0
         self.port, self.fleet_port = free_port(), free_port()
         self.processes: list[subprocess.Popen[bytes]] = []
         self.env = environment(folder)
@@ -67,10 +69,14 @@ class Flower:
         )
         try:
             address = ["--host", "127.0.0.1", "--port", str(self.port)]
-            address += ["--fleet-api-address", f"127.0.0.1:{self.fleet_port}"]
+            if self.simulated:
+                address += ["--simulation", "--control-api-address", f"127.0.0.1:{free_port()}"]
+            else:
+                address += ["--fleet-api-address", f"127.0.0.1:{self.fleet_port}"]
             self.start("superlink", ["flower-superlink", "--insecure", *address])
             self.wait_for_port(self.port)
-            self.wait_for_port(self.fleet_port)
+            if not self.simulated:
+                self.wait_for_port(self.fleet_port)
         except BaseException:
             self.__exit__()
             raise
@@ -93,8 +99,8 @@ class Flower:
         self.processes.append(process)
         return process
 
-    def supernode(self, partition: int, of: int, **options: str) -> subprocess.Popen[bytes]:
-        config = " ".join([f"partition-id={partition} num-partitions={of}", *(f"{k}={v}" for k, v in options.items())])
+    def supernode(self, partition: int, of: int, more: str = "") -> subprocess.Popen[bytes]:
+        config = f"partition-id={partition} num-partitions={of} {more}".strip()
         return self.start(
             f"supernode-{partition}",
             [
@@ -106,11 +112,16 @@ class Flower:
 
     def run(self, config: str, timeout: float = 300) -> tuple[dict[str, Any], str]:
         """Run the app to its end: its results.json, and the output that the user would have seen."""
+        self.runs += 1
+        output = self.folder / ("runs" if self.runs == 1 else f"runs-{self.runs}")  # of its own: an old `latest` lies
         command = ["flwr", "run", str(ROOT), "test", "--stream"]
-        command += ["--run-config", f"{config} output-dir='{self.folder / 'runs'}'"]
+        command += ["--run-config", f"{config} output-dir='{output}'"]
+        if self.simulated:
+            federation = f"num-supernodes={self.simulated} client-resources-num-cpus=1"
+            command += ["--federation-config", federation]
         done = subprocess.run(command, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=timeout)
         log = done.stdout + done.stderr
-        latest = self.folder / "runs" / "latest" / "results.json"
+        latest = output / "latest" / "results.json"
         assert latest.is_file(), f"the run left nothing:\n{log}\n{self.logs()}"
         return json.loads(latest.read_text()), log
 
