@@ -1,4 +1,4 @@
-"""Wire format v1: the 34-byte header in front of every uplink payload. docs/wire-format.md has the byte table and the
+"""The wire format's 34-byte header, in front of every uplink payload. docs/wire-format.md has the byte table and the
 reasons.
 
 Everything is little-endian. A payload is accepted only if every field matches what the receiver already knows; each
@@ -24,7 +24,6 @@ from common.errors import (
 __all__ = [
     "HEADER_BYTES",
     "METHODS",
-    "VERSION",
     "Header",
     "max_payload_bytes",
     "pack_payload",
@@ -33,7 +32,6 @@ __all__ = [
 ]
 
 MAGIC = b"DM"
-VERSION = 1
 METHODS = {"deltamask": 1}
 _LAYOUT = struct.Struct("<2sBBBBIIII8sI")
 HEADER_BYTES = _LAYOUT.size
@@ -54,6 +52,8 @@ class Header:
     theta_digest: bytes
     """8 bytes, `common.theta.theta_digest` of the global theta that the delta is against."""
     method: int = METHODS["deltamask"]
+    version: int = 1
+    """In a payload, the version of its body; in what is expected of one, the newest that the codec reads."""
 
 
 def max_payload_bytes(d: int) -> int:
@@ -67,7 +67,7 @@ def pack_payload(header: Header, body: bytes) -> bytes:
     """Join header, checksum and body."""
     front = _LAYOUT.pack(
         MAGIC,
-        VERSION,
+        header.version,
         header.method,
         header.codec,
         0,
@@ -98,7 +98,7 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
     payload
         The bytes received.
     expected
-        Every field but ``n`` must be equal.
+        Every field but ``n`` must be equal, except that the payload may be of an older version.
 
     Returns
     -------
@@ -116,8 +116,10 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
     if len(payload) > limit:
         raise OversizedPayload(f"{len(payload)} bytes; at most {limit} for {expected.d} masked weights")
     magic, version, method, codec, flags, round_, client, d, n, digest, checksum = _LAYOUT.unpack_from(payload)
-    if magic != MAGIC or version != VERSION or flags != 0:
-        raise WrongFormat(f"magic {magic!r}, version {version}, flags {flags}; expected {MAGIC!r}, {VERSION}, 0")
+    if magic != MAGIC or not 1 <= version <= expected.version or flags != 0:
+        raise WrongFormat(
+            f"magic {magic!r}, version {version}, flags {flags}; expected {MAGIC!r}, up to {expected.version}, 0"
+        )
     body = payload[HEADER_BYTES:]
     if zlib.crc32(body, zlib.crc32(payload[: HEADER_BYTES - 4])) != checksum:
         raise ChecksumMismatch("the checksum does not fit the bytes")

@@ -31,6 +31,8 @@ class Codec(ABC):
     name: ClassVar[str]
     number: ClassVar[int]
     """The codec's number in the header; never reused."""
+    newest_version: ClassVar[int] = 1
+    """The newest wire version of the codec's payloads; it reads the older ones too."""
 
     def __init__(self, keep: float = 1.0) -> None:
         if not 0 < keep <= 1:
@@ -61,7 +63,7 @@ class Codec(ABC):
         if np.isnan(theta_local).any():
             raise EncodeError("theta_local holds NaN: local training diverged; lower learning-rate")
         n, body = self._encode_body(theta_local, shared)
-        return pack_payload(self._header(shared, n), body)
+        return pack_payload(self._header(shared, n, self.version(n)), body)
 
     def decode(self, payload: bytes, shared: SharedState) -> NDArray[np.bool_]:
         """Decode a payload into m_k as the server sees it, bool ``(d,)``.
@@ -71,11 +73,17 @@ class Codec(ABC):
         PayloadError
             Whatever is wrong with the payload, by a subclass of its own; nothing else.
         """
-        n, body = unpack_payload(payload, self._header(shared, 0))
+        n, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
         return self._decode_body(n, body, shared)
 
-    def _header(self, shared: SharedState, n: int) -> Header:
-        return Header(self.number, shared.round, shared.client, shared.d, n, shared.digest)
+    def version(self, n: int) -> int:
+        """The wire version that `encode` writes when it carries ``n`` positions: the oldest one with these bytes, so
+        that older receivers read what they can.
+        """
+        return 1
+
+    def _header(self, shared: SharedState, n: int, version: int) -> Header:
+        return Header(self.number, shared.round, shared.client, shared.d, n, shared.digest, version=version)
 
     @abstractmethod
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
