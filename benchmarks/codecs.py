@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from pyfusefilter._xorfilter import ffi, lib
 
-from common.codecs import SharedState, available_codecs, get_codec
+from common.codecs import available_codecs, get_codec
 from common.codecs.binary_fuse import build_filter
 from common.codecs.png import pack_png
-from common.theta import probabilities
+from common.codecs.synthetic import realistic_round
 
 D = 35_389_440
 DENSITY = 0.01
@@ -34,15 +34,6 @@ def best_of(times: int, run: Callable[[], Any]) -> float:
         run()
         seconds.append(time.perf_counter() - begun)
     return min(seconds)
-
-
-def realistic_round(d: int) -> tuple[SharedState, np.ndarray]:
-    """Theta as a mean of ten masks, and a local step at a fifth of the positions."""
-    rng = np.random.default_rng(1)
-    theta = (np.clip(rng.binomial(10, 0.93, d) / 10, 0.01, 0.99) * 65536).astype(np.uint16)
-    p = probabilities(theta).astype(np.float64)
-    step = 0.8 * rng.standard_normal(d) * (rng.random(d) < 0.2)
-    return SharedState(theta, 1, 1, 1), (1 / (1 + np.exp(-np.log(p / (1 - p)) - step))).astype(np.float32)
 
 
 def filter_figures() -> dict[str, float]:

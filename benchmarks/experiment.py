@@ -5,7 +5,7 @@
     python -m benchmarks.experiment plot                           # -> docs/images/codecs.png
 
 Ten clients, twelve rounds of one local epoch (13 steps of 16 images) over 2,000 images in all, 2,000 test images, the
-last five of twelve blocks masked. Every run is the app itself on Flower's simulation engine (`deploy/simulate.py`). What
+last five of twelve blocks masked. Every run is the app itself on a Flower simulation (`deploy/simulate.py`). What
 is kept of it is its results.json without lists by client.
 """
 
@@ -17,14 +17,20 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(__file__).parent / "results" / "experiment"
+PICTURE = ROOT / "docs" / "images" / "codecs.png"
 
 COMMON = {
     "backbone": "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
@@ -135,6 +141,117 @@ def run_all(data: Path, jobs: int) -> None:
             print(path, flush=True)
 
 
+@dataclass(frozen=True)
+class Row:
+    """One codec under one split: means over its seeds."""
+
+    label: str
+    runs: int
+    accuracies: tuple[float, ...]
+    probe: float
+    uplink: float
+    """Bits a parameter and client, mean of all rounds."""
+    downlink: float
+    """The same from the second round on: the first sends the constant that theta starts from."""
+    megabytes: float
+    """All clients, rounds and both directions, head included."""
+
+    @property
+    def accuracy(self) -> float:
+        """Mean of the mean-mask accuracies after the last round."""
+        return sum(self.accuracies) / self.runs
+
+
+def row(label: str, alpha: float) -> Row | None:
+    """Read what is kept of a codec, None if nothing is."""
+    files = sorted(FOLDER.glob(f"{label}-a{alpha:g}-s*.json"))
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    if not kept:
+        return None
+
+    def mean(values: Iterable[float]) -> float:
+        found = list(values)
+        return sum(found) / len(found)
+
+    return Row(
+        label,
+        len(kept),
+        tuple(run["rounds"][-1]["accuracy"]["mean"] for run in kept),
+        mean(run["linear_probe"]["accuracy"] for run in kept),
+        mean(entry["uplink"]["bpp"] for run in kept for entry in run["rounds"]),
+        mean(entry["downlink"]["bpp"] for run in kept for entry in run["rounds"][1:]),
+        mean(
+            1e-6
+            * (run["linear_probe"]["bytes"] + sum(e["uplink"]["bytes"] + e["downlink"]["bytes"] for e in run["rounds"]))
+            for run in kept
+        ),
+    )
+
+
+def labels() -> list[str]:
+    """Every codec and budget, in the table's order."""
+    return [*CODECS, *(f"relative-{budget:g}" for budget in BUDGETS)]
+
+
+def table() -> str:
+    """What is kept, as Markdown."""
+    lines = [
+        "| codec | split | runs | accuracy, % | uplink bpp | downlink bpp | MB in all |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for alpha in (10.0, 0.1):
+        rows = [found for label in labels() if (found := row(label, alpha))]
+        if rows:
+            lines.append(f"| linear probe | Dirichlet {alpha:g} | | {100 * rows[0].probe:.1f} | | | |")
+        for found in rows:
+            spread = (
+                f" ({100 * min(found.accuracies):.1f} to {100 * max(found.accuracies):.1f})" if found.runs > 1 else ""
+            )
+            lines.append(
+                f"| `{found.label}` | Dirichlet {alpha:g} | {found.runs} | {100 * found.accuracy:.1f}{spread} "
+                f"| {found.uplink:.4f} | {found.downlink:.3f} | {found.megabytes:.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def plot() -> Path:
+    """Accuracy against uplink bits, and megabytes by direction."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    rows = {label: found for label in labels() if (found := row(label, 10.0))}
+    budgets = sorted((found for label, found in rows.items() if label.startswith("relative")), key=lambda f: f.uplink)
+    left.plot(
+        [f.uplink for f in budgets], [100 * f.accuracy for f in budgets], color="C0", label="relative, by target-bpp"
+    )
+    for number, (label, found) in enumerate(rows.items()):
+        if label in CODECS and label != "relay":
+            low, high = 100 * min(found.accuracies), 100 * max(found.accuracies)
+            color = "C0" if label == "relative" else f"C{number + 1}"
+            left.vlines(found.uplink, low, high, color=color, alpha=0.4)
+            left.plot(found.uplink, 100 * found.accuracy, "o", color=color, label=label)
+    left.plot([f.uplink for f in budgets], [100 * f.accuracy for f in budgets], ".", color="C0")
+    left.axhline(100 * next(iter(rows.values())).probe, color="grey", linestyle=":", label="linear probe")
+    left.set(
+        title="Accuracy against uplink (bars: range of the seeds)", xscale="log", xlabel="uplink, bits a parameter"
+    )
+    left.set_ylabel("test accuracy, %")
+    left.legend(fontsize=7)
+    bars = [
+        (label, row(label, 10.0)) for label in ("fuse8-all", "fuse8", "fuse16", "bitmap", "exact", "relative", "relay")
+    ]
+    shown = [(label, found) for label, found in bars if found]
+    names = ["relative, relay" if label == "relay" else label for label, _ in shown]
+    right.barh(names, [found.uplink for _, found in shown], color="C0", label="uplink")
+    right.barh(names, [f.downlink for _, f in shown], left=[f.uplink for _, f in shown], color="C1", label="downlink")
+    right.set(title="Bits a parameter, client and round, both ways", xlabel="from the second round on")
+    right.legend(fontsize=8)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PICTURE, dpi=110)
+    return PICTURE
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description="Accuracy and bytes of every codec on ViT-Tiny and CIFAR-10.")
@@ -142,8 +259,13 @@ def main() -> None:
     running = commands.add_parser("run", help="run what is not kept yet")
     running.add_argument("--data", type=Path, required=True, help="folder with cifar10_10k.npz and the ViT's weights")
     running.add_argument("--jobs", type=int, default=1, help="simulations side by side (default: 1)")
+    commands.add_parser("table", help="print what is kept as Markdown")
+    commands.add_parser("plot", help="draw what is kept")
     args = parser.parse_args()
-    run_all(args.data.resolve(), args.jobs)
+    if args.command == "run":
+        run_all(args.data.resolve(), args.jobs)
+    else:
+        print(table() if args.command == "table" else plot())
 
 
 if __name__ == "__main__":

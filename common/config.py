@@ -127,10 +127,10 @@ class RunConfig(_Config):
         le=32,
         description="Budget of the codec `relative`, in bits per parameter: the step is shrunk to fit; 0 is no limit.",
     )
-    downlink: Literal["float32", "quantised", "exact"] = Field(
+    downlink: Literal["float32", "quantised", "exact", "relay"] = Field(
         "exact",
-        description="How theta travels: `exact` sends what changed to clients that hold the version before, and the "
-        "`quantised` theta to the others.",
+        description="How theta travels to clients that hold the version before: `exact` sends what changed, `relay` "
+        "the clients' payloads, which shows them each other's masks. Others get the `quantised` theta.",
     )
 
     eval_every: int = Field(

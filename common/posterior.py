@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from common.theta import quantise
 
-__all__ = ["BetaPosterior", "empty_posterior", "fold", "is_reset_round", "mode"]
+__all__ = ["BetaPosterior", "empty_posterior", "fold", "is_reset_round", "mode", "posterior_of"]
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,33 @@ def mode(posterior: BetaPosterior, clip: float = 0.01) -> NDArray[np.uint16]:
     -------
     uint16 array ``(d,)``.
     """
-    total = 2 * posterior.prior + posterior.masks - 2
-    if total <= 0:
+    if 2 * posterior.prior + posterior.masks <= 2:
         raise ValueError("the posterior has seen no mask and its prior is flat: it has no mode")
-    # A weight saw 0..K ones: K + 1 values, computed once and looked up.
-    values = (posterior.prior - 1 + np.arange(posterior.masks + 1, dtype=np.float64)) / total
-    table: NDArray[np.uint16] = quantise(np.clip(values, clip, 1 - clip))
-    return table[posterior.ones]
+    return _modes(posterior.masks, posterior.prior, clip)[posterior.ones]
+
+
+def posterior_of(theta: NDArray[np.uint16], masks: int, prior: float, clip: float) -> BetaPosterior | None:
+    """The posterior that has seen ``masks`` masks and has theta as its `mode`: what a client that holds theta alone
+    needs to fold further masks into.
+
+    Returns
+    -------
+    None if theta does not tell: two counts of ones have one mode (with a flat prior, from about 1 / clip masks on), or
+    theta is no such mode.
+    """
+    modes = _modes(masks, prior, clip).astype(np.int64)
+    if (np.diff(modes) <= 0).any():
+        return None
+    ones = np.full(65536, -1, dtype=np.int32)
+    ones[modes] = np.arange(masks + 1)
+    found = ones[theta]
+    return None if (found < 0).any() else BetaPosterior(found.astype(np.uint16), masks, prior)
+
+
+def _modes(masks: int, prior: float, clip: float) -> NDArray[np.uint16]:
+    """The mode for each count of ones, 0 to ``masks``: a weight has only that many, so they are looked up."""
+    values = (prior - 1 + np.arange(masks + 1, dtype=np.float64)) / (2 * prior + masks - 2)
+    return quantise(np.clip(values, clip, 1 - clip))
 
 
 def is_reset_round(server_round: int, participation: float) -> bool:

@@ -10,10 +10,13 @@ ends of a link draw the same.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["SERVER_CLIENT", "stream_key", "stream_seed", "uniforms", "uniforms_torch"]
 
@@ -75,6 +78,7 @@ def uniforms_torch(key: int, count: int, device: torch.device | str = "cpu") -> 
     -------
     int32 tensor of shape ``(count,)``, values 0..65535 (torch has no full support for unsigned 16-bit integers).
     """
+    import torch  # here, since it takes seconds to import, and codecs need NumPy only
 
     def shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
         # int64 shifts keep the sign: mask it away to get the logical shift of an unsigned word.

@@ -24,14 +24,18 @@ from common.errors import (
 __all__ = [
     "HEADER_BYTES",
     "METHODS",
+    "VERSIONS",
     "Header",
     "max_payload_bytes",
     "pack_payload",
     "peek_codec",
+    "read_header",
     "unpack_payload",
 ]
 
 MAGIC = b"DM"
+VERSIONS = (1, 2)
+"""Those that this release reads. Version 2 differs in large filters only."""
 METHODS = {"deltamask": 1}
 _LAYOUT = struct.Struct("<2sBBBBIIII8sI")
 HEADER_BYTES = _LAYOUT.size
@@ -53,7 +57,7 @@ class Header:
     """8 bytes, `common.theta.theta_digest` of the global theta that the delta is against."""
     method: int = METHODS["deltamask"]
     version: int = 1
-    """In a payload, the version of its body; in what is expected of one, the newest that the codec reads."""
+    """Of the body; in what is expected of a payload, the newest that the codec reads."""
 
 
 def max_payload_bytes(d: int) -> int:
@@ -90,6 +94,25 @@ def peek_codec(payload: bytes) -> int:
     return payload[4]
 
 
+def read_header(payload: bytes) -> tuple[Header, bool]:
+    """What a payload says about itself, and whether its checksum fits: nothing is compared with what a receiver knows.
+
+    Raises
+    ------
+    TruncatedPayload, WrongFormat
+        If there is no header of one of `VERSIONS`.
+    """
+    if len(payload) < HEADER_BYTES:
+        raise TruncatedPayload(f"{len(payload)} bytes, but the header alone has {HEADER_BYTES}")
+    magic, version, method, codec, flags, round_, client, d, n, digest, checksum = _LAYOUT.unpack_from(payload)
+    if magic != MAGIC or version not in VERSIONS or flags != 0:
+        known = " or ".join(map(str, VERSIONS))
+        raise WrongFormat(f"magic {magic!r}, version {version}, flags {flags}; expected {MAGIC!r}, {known}, 0")
+    view = memoryview(payload)
+    intact = zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: HEADER_BYTES - 4])) == checksum
+    return Header(codec, round_, client, d, n, digest, method, version), intact
+
+
 def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
     """Check a payload against what the receiver knows.
 
@@ -98,7 +121,7 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
     payload
         The bytes received.
     expected
-        Every field but ``n`` must be equal, except that the payload may be of an older version.
+        Every field but ``n`` must be equal, except that the payload may have an older version.
 
     Returns
     -------
@@ -110,27 +133,24 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
     TruncatedPayload, OversizedPayload, WrongFormat, ChecksumMismatch, WrongRound, WrongClient, WrongModel
         Each for what its name says.
     """
-    if len(payload) < HEADER_BYTES:
-        raise TruncatedPayload(f"{len(payload)} bytes, but the header alone has {HEADER_BYTES}")
     limit = max_payload_bytes(expected.d)
     if len(payload) > limit:
         raise OversizedPayload(f"{len(payload)} bytes; at most {limit} for {expected.d} masked weights")
-    magic, version, method, codec, flags, round_, client, d, n, digest, checksum = _LAYOUT.unpack_from(payload)
-    if magic != MAGIC or not 1 <= version <= expected.version or flags != 0:
-        raise WrongFormat(
-            f"magic {magic!r}, version {version}, flags {flags}; expected {MAGIC!r}, up to {expected.version}, 0"
-        )
-    body = payload[HEADER_BYTES:]
-    if zlib.crc32(body, zlib.crc32(payload[: HEADER_BYTES - 4])) != checksum:
+    found, intact = read_header(payload)
+    if not intact:
         raise ChecksumMismatch("the checksum does not fit the bytes")
-    if method != expected.method or codec != expected.codec:
-        raise WrongFormat(f"method {method}, codec {codec}; expected {expected.method}, {expected.codec}")
-    if round_ != expected.round:
-        raise WrongRound(f"payload of round {round_} in round {expected.round}")
-    if client != expected.client:
-        raise WrongClient(f"payload of client {client} from client {expected.client}")
-    if d != expected.d or n > d:
-        raise WrongModel(f"{d} masked weights and {n} positions; this model has {expected.d}")
-    if digest != expected.theta_digest:
-        raise WrongModel(f"delta against theta {digest.hex()}, but the round's theta is {expected.theta_digest.hex()}")
-    return n, body
+    if found.method != expected.method or found.codec != expected.codec:
+        raise WrongFormat(f"method {found.method}, codec {found.codec}; expected {expected.method}, {expected.codec}")
+    if found.version > expected.version:
+        raise WrongFormat(f"version {found.version}; codec {found.codec} has none above {expected.version}")
+    if found.round != expected.round:
+        raise WrongRound(f"payload of round {found.round} in round {expected.round}")
+    if found.client != expected.client:
+        raise WrongClient(f"payload of client {found.client} from client {expected.client}")
+    if found.d != expected.d or found.n > found.d:
+        raise WrongModel(f"{found.d} masked weights and {found.n} positions; this model has {expected.d}")
+    if found.theta_digest != expected.theta_digest:
+        raise WrongModel(
+            f"delta against theta {found.theta_digest.hex()}, but the round's theta is {expected.theta_digest.hex()}"
+        )
+    return found.n, payload[HEADER_BYTES:]

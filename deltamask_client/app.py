@@ -112,7 +112,8 @@ def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
     """Train scores from the global theta and send the encoded delta."""
     start = time.perf_counter()
     site = _site(run, node)
-    server_round = int(message.content["round"]["round"])  # type: ignore[arg-type]
+    order = message.content.config_records["round"]
+    server_round, slot = int(order["round"]), int(order["slot"])  # type: ignore[arg-type]
     masks = site.backbone.masks
     held = store.load()
     chain, head_bytes = unpack_global(message.content.array_records["arrays"])
@@ -136,7 +137,7 @@ def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
         seed=stream_seed(run.seed, server_round, node.partition_id, "train"),
     )
     payload = _codec(run, node, server_round).encode(
-        result.theta, SharedState(theta, run.seed, server_round, node.partition_id, masks.segments)
+        result.theta, SharedState(theta, run.seed, server_round, slot, masks.segments)
     )
     return Message(pack_update(payload, _metrics(site, result.loss, result.accuracy, start), holds), reply_to=message)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.downlink import join_chain, pack_exact, pack_float32, pack_quantised
+from common.downlink import join_chain, pack_exact, pack_float32, pack_quantised, pack_relay
+from common.posterior import BetaPosterior
 from common.theta import theta_digest
 
 __all__ = ["Downlink"]
@@ -30,24 +31,35 @@ class Downlink:
     Parameters
     ----------
     form
-        One of `common.downlink.DOWNLINKS`.
+        ``float32``, ``quantised``, ``exact`` or ``relay``.
     segments, seed
         Layer sizes and run seed.
     theta
         The first version.
+    clip
+        Theta-clip of the posterior's mode.
     """
 
-    def __init__(self, form: str, segments: Sequence[int], seed: int, theta: NDArray[np.uint16]) -> None:
-        self._form, self._segments, self._seed = form, tuple(segments), seed
+    def __init__(
+        self, form: str, segments: Sequence[int], seed: int, theta: NDArray[np.uint16], clip: float = 0.01
+    ) -> None:
+        self._form, self._segments, self._seed, self._clip = form, tuple(segments), seed, clip
         self._theta = theta
         self._steps: list[_Kept] = []
         self._whole: bytes | None = None
 
-    def publish(self, theta: NDArray[np.uint16], server_round: int, clients: Sequence[int]) -> None:
-        """A new version: theta after the masks of ``clients`` in ``server_round`` were folded."""
+    def publish(
+        self, theta: NDArray[np.uint16], server_round: int, payloads: Mapping[int, bytes], start: BetaPosterior
+    ) -> None:
+        """A new version: theta after the masks of ``payloads`` (by slot) of ``server_round`` were folded into
+        ``start``.
+        """
         before = theta_digest(self._theta)
-        if self._form == "exact" and theta_digest(theta) != before:
-            data = pack_exact(theta, self._theta, self._seed, server_round, clients)
+        if self._form in ("exact", "relay") and theta_digest(theta) != before:
+            if self._form == "exact":
+                data = pack_exact(theta, self._theta, self._seed, server_round, list(payloads))
+            else:
+                data = pack_relay(theta, self._theta, start, self._clip, server_round, payloads)
             self._steps = [*self._steps, _Kept(before, data)][-_KEPT_STEPS:]
         self._theta, self._whole = theta, None
 

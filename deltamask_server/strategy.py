@@ -64,7 +64,7 @@ class DeltaMask(Strategy):
     classes, features
         Shape of the head.
     downlink
-        How theta travels, one of `common.downlink.DOWNLINKS`.
+        How theta travels: ``float32``, ``quantised``, ``exact`` or ``relay``.
     seed
         Run seed.
     participation
@@ -97,10 +97,11 @@ class DeltaMask(Strategy):
         self._theta_clip, self._prior = theta_clip, prior
         self.theta: NDArray[np.uint16] = np.full(self.d, quantise(initial_theta), dtype=np.uint16)
         self.head = Head(np.zeros((classes, features), np.float32), np.zeros(classes, np.float32))
-        self._downlink = Downlink(downlink, self._segments, seed, self.theta)
+        self._downlink = Downlink(downlink, self._segments, seed, self.theta, theta_clip)
         self._posterior = empty_posterior(self.d, prior)
         self.tally = Tally(())
         self._messages: dict[int, Message] = {}  # client -> message of this round
+        self._slots: dict[int, int] = {}  # client -> its number in this round
         self._sent: dict[int, int] = {}
         self._aggregate_seconds = 0.0
 
@@ -151,15 +152,21 @@ class DeltaMask(Strategy):
         online = self._enrolment.online(grid)
         count = max(self._quorum, math.ceil(self._participation * len(online) - 1e-9))
         rng = np.random.default_rng(stream_seed(self._seed, server_round, SERVER_CLIENT, "sample"))
-        sample = sorted(int(client) for client in rng.permutation(sorted(online))[:count])
-        order = ConfigRecord({**config, "round": server_round})
+        # In the order drawn, which gives each client its slot of the round.
+        sample = [int(client) for client in rng.permutation(sorted(online))[:count]]
+        self._slots = {client: slot for slot, client in enumerate(sample)}
         # Clients that hold the same version share one record, which Flower then stores and counts once.
         records: dict[bytes | None, ArrayRecord] = {None: arrays}
         for held in {self._enrolment.holds.get(client) for client in sample} - {None}:
             records[held] = pack_global(self._downlink.message(held), None)
         contents = {
-            client: RecordDict({"arrays": records[self._enrolment.holds.get(client)], "round": order})
-            for client in sample
+            client: RecordDict(
+                {
+                    "arrays": records[self._enrolment.holds.get(client)],
+                    "round": ConfigRecord({**config, "round": server_round, "slot": slot}),
+                }
+            )
+            for client, slot in self._slots.items()
         }
         self._address({client: online[client] for client in sample}, contents, TRAIN, str(server_round))
         self._sent = {
@@ -185,19 +192,20 @@ class DeltaMask(Strategy):
             if is_reset_round(server_round, self._participation)
             else self._posterior
         )
-        posterior = [start]
+        posterior, payloads = [start], dict[int, bytes]()
         self._aggregate_seconds = 0.0
 
         def decode_and_fold(client: int, update: Update) -> None:
             begun = time.perf_counter()
             posterior[0] = self._fold_payload(posterior[0], update.payload, server_round, client)
+            payloads[self._slots[client]] = update.payload
             self._aggregate_seconds += time.perf_counter() - begun
 
         self._collect(replies, max_bytes=max_payload_bytes(self.d), accept=decode_and_fold)
         self._require_quorum(f"round {server_round}")
         self._posterior = posterior[0]
         self.theta = mode(self._posterior, self._theta_clip)
-        self._downlink.publish(self.theta, server_round, list(self.tally.payload_bytes))
+        self._downlink.publish(self.theta, server_round, payloads, start)
         metrics: dict[str, int | float | list[int] | list[float]] = {
             "clients": len(self.tally.payload_bytes),
             "loss": self.tally.mean("loss"),
@@ -258,7 +266,7 @@ class DeltaMask(Strategy):
     # -- replies -------------------------------------------------------------------------------------------------------
 
     def _fold_payload(self, posterior: BetaPosterior, payload: bytes, server_round: int, client: int) -> BetaPosterior:
-        shared = SharedState(self.theta, self._seed, server_round, client, self._segments)
+        shared = SharedState(self.theta, self._seed, server_round, self._slots[client], self._segments)
         return fold(posterior, codec_of(payload).decode(payload, shared))
 
     def _address(

@@ -53,11 +53,11 @@ def test_head_then_training_round(tmp_path: Path, backbone) -> None:
     content = RecordDict(
         {
             "arrays": pack_global(join_chain([pack_quantised(theta, backbone.masks.segments)]), head),
-            "round": ConfigRecord({"round": 2}),
+            "round": ConfigRecord({"round": 2, "slot": 5}),
         }
     )
     first = unpack_update(app(ask(TRAIN, content), context(tmp_path)).content, 10**6)
-    shared = SharedState(theta, CONFIG.seed, 2, 1)
+    shared = SharedState(theta, CONFIG.seed, 2, 5)
     mask = get_codec("fuse8").decode(first.payload, shared)
     flipped = (mask != shared.mask()).mean()
     assert 0 < flipped < 0.2

@@ -11,27 +11,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.codecs import SharedState, get_codec
-from common.downlink import apply_chain, join_chain, pack_exact, pack_float32, pack_quantised
+from common.codecs import SharedState, codec_of, get_codec
+from common.downlink import apply_chain, join_chain, pack_exact, pack_float32, pack_quantised, pack_relay
+from common.downlink.relay import unpack_relay
 from common.entropy import decode_symbols, encode_symbols
 from common.errors import PayloadError, WrongModel
 from common.models import Head
-from common.posterior import empty_posterior, fold, mode
+from common.posterior import BetaPosterior, empty_posterior, fold, mode
 from common.theta import quantise, theta_digest
 from deltamask_client.store import ThetaStore
 from deltamask_server.downlink import Downlink
 from tests.conftest import local_step
 
 SEED, D, SEGMENTS, CLIENTS = 5, 60_000, (40_000, 20_000), tuple(range(10))
+EMPTY = empty_posterior(D)
 
 
-def next_theta(theta: np.ndarray, server_round: int, codec: str = "fuse8", clients=CLIENTS) -> np.ndarray:
-    posterior = empty_posterior(len(theta))
-    for client in clients:
+def uplinks(
+    theta: np.ndarray, server_round: int, codec: str = "fuse8", clients=CLIENTS, **options: float
+) -> dict[int, bytes]:
+    """What the clients of a round send, by slot."""
+    return {
+        client: get_codec(codec, **options).encode(
+            local_step(theta, seed=100 * server_round + client),
+            SharedState(theta, SEED, server_round, client, SEGMENTS),
+        )
+        for client in clients
+    }
+
+
+def folded(
+    theta: np.ndarray, server_round: int, payloads: dict[int, bytes], start: BetaPosterior = EMPTY
+) -> BetaPosterior:
+    posterior = start
+    for client, payload in payloads.items():
         shared = SharedState(theta, SEED, server_round, client, SEGMENTS)
-        payload = get_codec(codec).encode(local_step(theta, seed=100 * server_round + client), shared)
-        posterior = fold(posterior, get_codec(codec).decode(payload, shared))
-    return mode(posterior)
+        posterior = fold(posterior, codec_of(payload).decode(payload, shared))
+    return posterior
+
+
+def next_theta(theta: np.ndarray, server_round: int, codec: str = "fuse8") -> np.ndarray:
+    return mode(folded(theta, server_round, uplinks(theta, server_round, codec)))
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +65,18 @@ def history() -> list[np.ndarray]:
 
 def exact(history: list[np.ndarray], server_round: int) -> bytes:
     step = pack_exact(history[server_round], history[server_round - 1], SEED, server_round, CLIENTS)
+    assert step is not None
+    return step
+
+
+def relay(
+    base: np.ndarray,
+    theta: np.ndarray,
+    server_round: int,
+    payloads: dict[int, bytes],
+    start: BetaPosterior | None = None,
+) -> bytes:
+    step = pack_relay(theta, base, start or EMPTY, 0.01, server_round, payloads)
     assert step is not None
     return step
 
@@ -74,6 +106,40 @@ def test_sizes_from_the_second_round_on(history: list[np.ndarray]) -> None:
     assert 8 * len(step) / D < 1.4
 
 
+@pytest.mark.parametrize("codec", ["fuse8", "exact", "relative", "bitmap"])
+def test_relayed_payloads_give_the_servers_theta(history: list[np.ndarray], codec: str) -> None:
+    theta, start, chain = history[0], EMPTY, []
+    for server_round in (1, 2, 3):  # the posterior is reset before rounds 1 and 3, as with participation 0.5
+        start = EMPTY if server_round % 2 else start
+        payloads = uplinks(theta, server_round, codec, clients=(0, 3, 4, 9))
+        after = folded(theta, server_round, payloads, start)
+        chain.append(relay(theta, mode(after), server_round, payloads, start))
+        theta, start = mode(after), after
+    assert np.array_equal(receive(chain, history[0]), theta)
+
+
+def test_relayed_payloads_are_all_that_is_sent(history: list[np.ndarray]) -> None:
+    payloads = uplinks(history[1], 2, "relative", target_bpp=0.007)
+    step = relay(history[1], mode(folded(history[1], 2, payloads)), 2, payloads)
+    assert len(step) <= sum(len(payload) + 8 for payload in payloads.values()) + 60
+    d = 2_211_840  # ViT-Tiny's last five blocks
+    assert 8 * (10 * (0.007 * d / 8 + 8) + 60) / d < 0.08
+
+
+def test_a_relay_that_a_client_could_not_follow_is_not_sent(history: list[np.ndarray]) -> None:
+    payloads = uplinks(history[0], 1)
+    many = BetaPosterior(np.zeros(D, np.uint16), 200, 1.0)  # 0 and 1 of 200 ones are both clipped to 0.01
+    assert pack_relay(history[1], mode(many), many, 0.01, 1, payloads) is None
+    other = BetaPosterior(np.zeros(D, np.uint16), 7, 1.0)
+    assert pack_relay(history[1], history[0], other, 0.01, 1, payloads) is None
+    downlink = Downlink("relay", SEGMENTS, SEED, history[0])
+    downlink.publish(history[1], 1, payloads, other)
+    assert downlink.message(theta_digest(history[0])) == downlink.message(None)
+    body = relay(history[0], history[1], 1, payloads)[24:-4]
+    with pytest.raises(PayloadError, match="not the mode"):
+        unpack_relay(body[:4] + b"\x07\x00" + body[6:], history[0], SEED, SEGMENTS)
+
+
 def test_a_client_starts_a_chain_at_the_version_it_holds(history: list[np.ndarray]) -> None:
     chain = [exact(history, server_round) for server_round in (1, 2, 3)]
     for held in history:
@@ -89,7 +155,8 @@ def test_a_client_starts_a_chain_at_the_version_it_holds(history: list[np.ndarra
 
 def test_damaged_messages_raise_only_payload_errors(history: list[np.ndarray]) -> None:
     rng = np.random.default_rng(1)
-    for step in (exact(history, 2), pack_quantised(history[2], SEGMENTS), pack_float32(history[2])):
+    relayed = relay(history[1], history[2], 2, uplinks(history[1], 2))
+    for step in (exact(history, 2), pack_quantised(history[2], SEGMENTS), pack_float32(history[2]), relayed):
         for trial in range(60):
             data = bytearray(step[:-4])
             if trial % 3 == 0:
@@ -126,7 +193,7 @@ def test_symbols_come_back_at_little_more_than_their_entropy(d: int, alphabet: i
 def test_the_server_sends_the_shorter_of_steps_and_whole(history: list[np.ndarray]) -> None:
     downlink = Downlink("exact", SEGMENTS, SEED, history[0])
     for server_round in (1, 2, 3):
-        downlink.publish(history[server_round], server_round, CLIENTS)
+        downlink.publish(history[server_round], server_round, dict.fromkeys(CLIENTS, b""), EMPTY)
     for version, theta in enumerate(history):
         message = downlink.message(theta_digest(theta))
         assert np.array_equal(apply_chain(message, theta, D, SEED, SEGMENTS), history[3])
@@ -138,7 +205,7 @@ def test_the_server_sends_the_shorter_of_steps_and_whole(history: list[np.ndarra
 @pytest.mark.parametrize(("form", "bits"), [("float32", 32), ("quantised", 1.5)])
 def test_other_forms_ignore_what_clients_hold(history: list[np.ndarray], form: str, bits: int) -> None:
     downlink = Downlink(form, SEGMENTS, SEED, history[1])
-    downlink.publish(history[2], 2, CLIENTS)
+    downlink.publish(history[2], 2, dict.fromkeys(CLIENTS, b""), EMPTY)
     message = downlink.message(theta_digest(history[1]))
     assert message == downlink.message(None)
     assert np.array_equal(apply_chain(message, None, D, SEED, SEGMENTS), history[2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,12 +57,12 @@ def honest_update(message: Message, sender: int, **wrong: int) -> RecordDict:
         theta,
         wrong.get("seed", SEED),
         wrong.get("round", int(message.content["round"]["round"])),
-        wrong.get("client", sender),
+        wrong.get("slot", int(message.content["round"]["slot"])),
     )
     return pack_update(get_codec("fuse8").encode(local_step(theta, seed=sender), shared), METRICS)
 
 
-def strategy(quorum: int = 2, wait: float = 0.2, **options: float) -> DeltaMask:
+def strategy(quorum: int = 2, wait: float = 0.2, **options: Any) -> DeltaMask:
     enrolment = Enrolment(DIGEST, D, min_clients=quorum, wait_seconds=wait, say=lambda line: None)
     return DeltaMask(
         enrolment, segments=SEGMENTS, classes=CLASSES, features=FEATURES, seed=SEED, quorum=quorum, **options
@@ -79,11 +80,14 @@ def test_a_round_equals_folding_the_clients_masks_by_hand() -> None:
     theta = deltamask.theta.copy()
     assert np.array_equal(theta, np.full(D, quantise(0.95)))
     posterior = empty_posterior(D)
-    for client in range(4):
-        shared = SharedState(theta, SEED, 1, client)
+    grid = MemoryGrid({100 + client: node(client) for client in range(4)})
+    (report,) = run_rounds(deltamask, grid)
+    slots = {m.metadata.dst_node_id - 100: int(m.content["round"]["slot"]) for m in grid.sent if "round" in m.content}
+    assert sorted(slots.values()) == [0, 1, 2, 3]
+    for client, slot in slots.items():
+        shared = SharedState(theta, SEED, 1, slot)
         codec = get_codec("fuse8")
         posterior = fold(posterior, codec.decode(codec.encode(local_step(theta, seed=client), shared), shared))
-    (report,) = run_rounds(deltamask, MemoryGrid({100 + client: node(client) for client in range(4)}))
     assert np.array_equal(deltamask.theta, mode(posterior))
     assert set(report.tally.payload_bytes) == {0, 1, 2, 3}
     assert len(set(report.downlink_bytes.values())) == 1
@@ -134,19 +138,20 @@ def without(record: str) -> Callable[[RecordDict, Message], list[RecordDict | Er
 
 
 def wrong_theta(content: RecordDict, message: Message) -> list[RecordDict | Error]:
-    shared = SharedState(np.full(D, 40_000, np.uint16), SEED, 1, 2)
+    slot = int(message.content["round"]["slot"])
+    shared = SharedState(np.full(D, 40_000, np.uint16), SEED, 1, slot)
     return [pack_update(get_codec("fuse8").encode(np.full(D, 0.5, np.float32), shared), METRICS)]
 
 
 def everything(content: RecordDict, message: Message) -> list[RecordDict | Error]:
     """A filter of all positions under a header that claims ten."""
-    theta = received_theta(message)
-    shared = SharedState(theta, SEED, 1, 2)
+    theta, slot = received_theta(message), int(message.content["round"]["slot"])
+    shared = SharedState(theta, SEED, 1, slot)
     codec = get_codec("fuse8")
     payload = codec.encode(np.where(shared.mask(), 0, 1).astype(np.float32), shared)
     from common.wire import HEADER_BYTES, Header, pack_payload
 
-    return [pack_update(pack_payload(Header(1, 1, 2, D, D // 2, shared.digest), payload[HEADER_BYTES:]), METRICS)]
+    return [pack_update(pack_payload(Header(1, 1, slot, D, D // 2, shared.digest), payload[HEADER_BYTES:]), METRICS)]
 
 
 HOSTILE: dict[str, tuple[str, Callable[[RecordDict, Message], list[RecordDict | Error]]]] = {
@@ -157,7 +162,7 @@ HOSTILE: dict[str, tuple[str, Callable[[RecordDict, Message], list[RecordDict | 
     "oversized": ("oversized", edit_payload(lambda payload: payload + bytes(10_000_000))),
     "noise": ("wrong-format", edit_payload(lambda payload: bytes(1000))),
     "other round": ("wrong-round", other(round=3)),
-    "other client": ("wrong-client", other(client=0)),
+    "other client": ("wrong-client", other(slot=7)),
     "other theta": ("wrong-model", wrong_theta),
     "all-ones filter": ("implausible-delta", everything),
     "NaN loss": ("bad-metric", metrics(loss=math.nan)),
@@ -247,42 +252,62 @@ def test_a_restarted_client_is_followed_to_its_new_node() -> None:
     assert set(report.tally.payload_bytes) == {0, 1}
 
 
-def test_clients_are_sent_what_they_lack_and_one_that_lost_it_gets_everything() -> None:
-    held: dict[int, np.ndarray] = {}
-    seen: list[tuple[int, int, bool]] = []
+class Keepers:
+    """Clients that keep theta between rounds, as the ClientApp does on disk."""
 
-    def keeping(client: int) -> Node:
+    def __init__(self, count: int, codec: str = "fuse16", forgets: tuple[int, int] | None = None) -> None:
+        self.held: dict[int, np.ndarray] = {}
+        self.got_head: list[tuple[int, int]] = []
+        self.codec, self.forgets = codec, forgets
+        self.grid = MemoryGrid({client: self.node(client) for client in range(count)})
+
+    def node(self, client: int) -> Node:
         def handle(message: Message) -> list[Message]:
             if message.metadata.message_type == HELLO:
                 return [answer(message, pack_hello(Hello(client, DIGEST, D)))]
-            server_round = int(message.content["round"]["round"])
-            if (client, server_round) == (1, 2):
-                held.pop(client)  # its disk is gone
+            server_round, slot = (int(message.content["round"][key]) for key in ("round", "slot"))
+            if (client, server_round) == self.forgets:
+                self.held.pop(client)  # its disk is gone
             chain, head = unpack_global(message.content.array_records["arrays"])
-            seen.append((client, server_round, head is not None))
+            if head is not None:
+                self.got_head.append((client, server_round))
             try:
-                theta = apply_chain(chain, held.get(client), D, SEED, SEGMENTS)
+                theta = apply_chain(chain, self.held.get(client), D, SEED, SEGMENTS)
             except WrongModel:
                 return [answer(message, Error(2, "WrongModel"))]
-            held[client] = theta
-            shared = SharedState(theta, SEED, server_round, client, SEGMENTS)
-            payload = get_codec("fuse16").encode(local_step(theta, seed=client), shared)
+            self.held[client] = theta
+            shared = SharedState(theta, SEED, server_round, slot, SEGMENTS)
+            payload = get_codec(self.codec).encode(local_step(theta, seed=client), shared)
             return [answer(message, pack_update(payload, METRICS, theta_digest(theta)))]
 
         return handle
 
-    deltamask = strategy()
-    reports = run_rounds(deltamask, MemoryGrid({client: keeping(client) for client in range(3)}), rounds=4)
+
+def test_clients_are_sent_what_they_lack_and_one_that_lost_it_gets_everything() -> None:
+    keepers = Keepers(3, forgets=(1, 2))
+    reports = run_rounds(strategy(), keepers.grid, rounds=4)
     assert [report.tally.failures for report in reports] == [{}, {1: "client-error"}, {}, {}]
     # The head goes to those who hold nothing: to all in round 1, and once more to the one that lost it.
-    assert {(client, server_round) for client, server_round, has_head in seen if has_head} == {
-        *((client, 1) for client in range(3)),
-        (1, 3),
-    }
+    assert set(keepers.got_head) == {*((client, 1) for client in range(3)), (1, 3)}
     sizes = [report.downlink_bytes for report in reports]
     assert sizes[2][1] > sizes[2][0] == sizes[2][2]
     assert len(set(sizes[3].values())) == 1
-    assert all(np.array_equal(theta, reports[2].theta) for theta in held.values())
+    assert all(np.array_equal(theta, reports[2].theta) for theta in keepers.held.values())
+
+
+@pytest.mark.parametrize("participation", [1.0, 0.5])
+def test_relay_gives_every_client_the_same_theta_as_exact_in_fewer_bytes(participation: float) -> None:
+    reports = {}
+    for form in ("exact", "relay"):
+        keepers = Keepers(6, codec="relative")
+        reports[form] = run_rounds(strategy(downlink=form, participation=participation), keepers.grid, rounds=5)
+        thetas = [theta_digest(report.theta) for report in reports[form]]
+        assert {theta_digest(theta) for theta in keepers.held.values()} <= {theta_digest(strategy().theta), *thetas}
+    exact, relay = reports["exact"], reports["relay"]
+    assert all(np.array_equal(ours.theta, theirs.theta) for ours, theirs in zip(exact, relay, strict=True))
+    assert not any(report.tally.failures for report in relay)
+    for ours, theirs in list(zip(exact, relay, strict=True))[1:]:
+        assert sum(theirs.downlink_bytes.values()) < sum(ours.downlink_bytes.values())
 
 
 def test_the_head_is_averaged_by_examples_in_client_order() -> None:

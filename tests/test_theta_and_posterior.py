@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.posterior import empty_posterior, fold, is_reset_round, mode
+from common.posterior import BetaPosterior, empty_posterior, fold, is_reset_round, mode, posterior_of
 from common.theta import probabilities, quantise, scores, theta_digest
 
 
@@ -66,6 +66,19 @@ def test_mode_is_the_mean_of_masks_under_the_flat_prior() -> None:
     for mask in ([1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]):
         posterior = fold(posterior, np.array(mask, bool))
     assert mode(posterior, 0.01).tolist() == quantise([0.99, 0.75, 0.25, 0.01]).tolist()
+
+
+@given(st.integers(1, 300), st.floats(1, 5), st.sampled_from([0.001, 0.01, 0.2]), st.integers(0, 2**32))
+def test_a_posterior_is_rebuilt_from_its_mode_or_not_at_all(masks: int, prior: float, clip: float, seed: int) -> None:
+    ones = np.random.default_rng(seed).integers(0, masks + 1, 50).astype(np.uint16)
+    posterior = BetaPosterior(ones, masks, prior)
+    found = posterior_of(mode(posterior, clip), masks, prior, clip)
+    if found is None:
+        assert len(set(mode(BetaPosterior(np.arange(masks + 1).astype(np.uint16), masks, prior), clip))) <= masks
+    else:
+        assert np.array_equal(found.ones, ones)
+        assert (found.masks, found.prior) == (masks, prior)
+    assert posterior_of(quantise([0.123456]), 10, 1.0, 0.01) is None, "no mean of ten masks"
 
 
 def test_posterior_refuses_what_has_no_mode() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,35 @@ from common.errors import EncodeError
 from common.selection import select_top
 from common.wire import Header, pack_payload, unpack_payload
 
-__all__ = ["Codec", "DeltaCodec"]
+__all__ = ["Body", "Bound", "Codec", "DeltaCodec", "entropy_bits"]
+
+
+class Body(NamedTuple):
+    """A codec's own bytes, explained."""
+
+    fields: dict[str, str | int]
+    """What stands in them, by name, for a person to read."""
+    parts: dict[str, int]
+    """Bytes of each part, in order; they add up to the body."""
+
+
+class Bound(NamedTuple):
+    """What theory says a codec needs."""
+
+    name: str
+    """Of what, in at most 14 characters."""
+    bits: float
+    """For all positions, header not included."""
+
+
+def entropy_bits(ones: int, total: int) -> float:
+    """``total * H(ones / total)``: bits for a list of that many ones among that many positions, 0 when there is nothing
+    to tell.
+    """
+    zeros = total - ones
+    if ones == 0 or zeros == 0:
+        return 0.0
+    return ones * math.log2(total / ones) + zeros * math.log2(total / zeros)
 
 
 class Codec(ABC):
@@ -33,6 +62,10 @@ class Codec(ABC):
     """The codec's number in the header; never reused."""
     newest_version: ClassVar[int] = 1
     """The newest wire version of the codec's payloads; it reads the older ones too."""
+    counts: ClassVar[str]
+    """What the header's n counts."""
+    samples: ClassVar[bool] = False
+    """Whether what arrives is a sample: no mask of the client's own, and so never wrong."""
 
     def __init__(self, keep: float = 1.0) -> None:
         if not 0 < keep <= 1:
@@ -76,6 +109,27 @@ class Codec(ABC):
         n, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
         return self._decode_body(n, body, shared)
 
+    def describe(self, n: int, body: bytes) -> Body:
+        """Explain a body without theta: what can be read of it, and nothing decoded.
+
+        Parameters
+        ----------
+        n
+            The header's n, any uint32: unlike a decoder's, it was compared with nothing.
+        body
+            Any bytes. What is allocated follows from their number, not from the numbers in them.
+
+        Raises
+        ------
+        PayloadError
+            If they are no body of this codec. Bytes that pass can still be refused by `decode`, which knows theta.
+        """
+        return Body({}, {"body": len(body)})
+
+    def bound(self, theta_local: NDArray[np.float32], shared: SharedState) -> Bound | None:
+        """The limit that this codec is to be measured against, for this input; None if it names none."""
+        return None
+
     def version(self, n: int) -> int:
         """The wire version that `encode` writes when it carries ``n`` positions: the oldest one with these bytes, so
         that older receivers read what they can.
@@ -97,10 +151,16 @@ class Codec(ABC):
 class DeltaCodec(Codec):
     """A codec of the selected delta: the positions where m_k differs from m_g, the top ``keep`` of them by KL."""
 
+    counts: ClassVar[str] = "flips"
+
     def selected_delta(self, theta_local: NDArray[np.float32], shared: SharedState) -> NDArray[np.int64]:
         """Positions to send, int64, ascending."""
         changed = np.flatnonzero(shared.local_mask(theta_local) != shared.mask())
         return select_top(changed, theta_local, shared.theta, self.keep)
+
+    def bound(self, theta_local: NDArray[np.float32], shared: SharedState) -> Bound | None:
+        """The entropy of the flips, if nothing but their number is known."""
+        return Bound("entropy", entropy_bits(len(self.selected_delta(theta_local, shared)), shared.d))
 
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
         positions = self.selected_delta(theta_local, shared)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from common.codecs.base import Codec
+from common.codecs.base import Body, Bound, Codec, entropy_bits
 from common.codecs.bit_stack import PRECISION, BitStack
 from common.codecs.state import SharedState
 from common.errors import ImplausibleDelta, TruncatedPayload
@@ -29,11 +29,25 @@ class Bitmap(Codec):
 
     name = "bitmap"
     number = 6
+    counts = "ones"
+
+    def bound(self, theta_local: NDArray[np.float32], shared: SharedState) -> Bound | None:
+        """The entropy of the mask, if each layer's share of ones is known."""
+        lengths = _lengths(shared)
+        ones = _ones(shared.local_mask(theta_local), lengths)
+        return Bound("mask entropy", sum(map(entropy_bits, ones.tolist(), lengths.tolist())))
+
+    def describe(self, n: int, body: bytes) -> Body:
+        """Explain a body: only who knows the number of layers can tell their shares from the words that follow."""
+        if len(body) < 2:
+            raise TruncatedPayload(f"{len(body)} bytes; the share of a layer alone has 2")
+        share = int.from_bytes(body[:2], "little") / (1 << _SHARE_BITS)
+        return Body({"first layer": f"{share:.4f} ones"}, {"shares and entropy-coded words": len(body)})
 
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
         mask = shared.local_mask(theta_local)
         lengths = _lengths(shared)
-        ones = np.add.reduceat(mask, np.cumsum(lengths) - lengths, dtype=np.int64)
+        ones = _ones(mask, lengths)
         # The nearest share; a layer of ones only keeps the largest one.
         shares = np.minimum(((ones << (_SHARE_BITS + 1)) + lengths) // (2 * lengths), (1 << _SHARE_BITS) - 1)
         stack = BitStack()
@@ -58,6 +72,12 @@ def _lengths(shared: SharedState) -> NDArray[np.int64]:
     """Sizes of the layers that are not empty."""
     sizes = np.array(shared.segments, dtype=np.int64)
     return sizes[sizes > 0]
+
+
+def _ones(mask: NDArray[np.bool_], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ones of each layer."""
+    ones: NDArray[np.int64] = np.add.reduceat(mask, np.cumsum(lengths) - lengths, dtype=np.int64)
+    return ones
 
 
 def _numerators(shares: NDArray[np.int64]) -> NDArray[np.int64]:

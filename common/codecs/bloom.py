@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from common.codecs.base import DeltaCodec
+from common.codecs.base import Body, Bound, DeltaCodec
 from common.codecs.fuse import check_matches
 from common.codecs.parallel import for_each, split
 from common.codecs.state import SharedState
@@ -63,22 +63,28 @@ class Bloom(DeltaCodec):
         _insert(positions.astype(np.uint64), table, np.uint64(size), self.hashes)
         return bytes([self.hashes]) + table.tobytes()
 
+    def bound(self, theta_local: NDArray[np.float32], shared: SharedState) -> Bound | None:
+        """A bit a flip for each hash: what any filter with as many mistakes takes among very many positions."""
+        flips = len(self.selected_delta(theta_local, shared))
+        return Bound(f"{self.hashes} bits a flip", float(self.hashes * flips))
+
+    def describe(self, n: int, body: bytes) -> Body:
+        """Explain a body: hashes and bits."""
+        if n == 0:
+            _check_no_body(body)
+            return Body({}, {})
+        hashes, size, table, ones = _read(n, body)
+        fields: dict[str, str | int] = {
+            "hashes": hashes,
+            "bits": f"{size:,}, {size / n:.2f} a flip; {ones:,} are set ({100 * ones / size:.1f} %)",
+        }
+        return Body(fields, {"hashes": 1, "bits": len(table)})
+
     def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
         if n == 0:
-            if body:
-                raise BadGeometry("a filter for an empty delta")
+            _check_no_body(body)
             return np.zeros(shared.d, dtype=np.bool_)
-        if not body:
-            raise TruncatedPayload(f"no filter for {n} keys")
-        hashes, table = body[0], np.frombuffer(body, dtype=np.uint8, offset=1)
-        size = _bits(n, hashes)
-        if not 1 <= hashes <= _MOST_HASHES or size > _MOST_BITS or len(table) != -(-size // 8):
-            raise BadGeometry(f"{len(table)} bytes of filter for {n} keys and {hashes} hashes")
-        # Random keys set half of the bits, with a spread of less than sqrt(size) / 2: six times that is no filter of n
-        # keys, and would match too much.
-        ones = int(np.bitwise_count(table).sum())
-        if ones > size / 2 + 3 * math.sqrt(size) + 8:
-            raise ImplausibleDelta(f"{ones} of {size} bits are set")
+        hashes, size, table, ones = _read(n, body)
         flips = np.empty(shared.d, dtype=np.bool_)
         ranges = split(shared.d)
 
@@ -89,6 +95,27 @@ class Bloom(DeltaCodec):
         for_each(run, len(ranges))
         check_matches(n, int(np.count_nonzero(flips)), shared.d, min(1.0, ones / size) ** hashes)
         return flips
+
+
+def _check_no_body(body: bytes) -> None:
+    if body:
+        raise BadGeometry("a filter for an empty delta")
+
+
+def _read(n: int, body: bytes) -> tuple[int, int, NDArray[np.uint8], int]:
+    """Number of hashes, size in bits, the bits and how many of them are set; checked."""
+    if not body:
+        raise TruncatedPayload(f"no filter for {n} keys")
+    hashes, table = body[0], np.frombuffer(body, dtype=np.uint8, offset=1)
+    size = _bits(n, hashes)
+    if not 1 <= hashes <= _MOST_HASHES or size > _MOST_BITS or len(table) != -(-size // 8):
+        raise BadGeometry(f"{len(table)} bytes of filter for {n} keys and {hashes} hashes")
+    # Random keys set half of the bits, with a spread of less than sqrt(size) / 2: six times that is no filter of n
+    # keys, and would match too much.
+    ones = int(np.bitwise_count(table).sum())
+    if ones > size / 2 + 3 * math.sqrt(size) + 8:
+        raise ImplausibleDelta(f"{ones} of {size} bits are set")
+    return hashes, size, table, ones
 
 
 def _bits(n: int, hashes: int) -> int:

@@ -15,14 +15,15 @@ probabilities, the runs of bits. An empty delta has an empty body.
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.codecs.base import DeltaCodec
+from common.codecs.base import Body, Bound, DeltaCodec, entropy_bits
 from common.codecs.bit_stack import PRECISION, BitStack, nearest_numerator
 from common.codecs.contexts import LAYOUTS, CellMap, Layout, entropy_fixed, join_cells
-from common.codecs.distance import FRACTION, distances, log2_fixed
+from common.codecs.distance import FRACTION, UNIT, distances, log2_fixed
 from common.codecs.state import SharedState
 from common.errors import BadGeometry, ImplausibleDelta, TruncatedPayload
 
@@ -50,10 +51,7 @@ class Exact(DeltaCodec):
             return b""
         flips = np.zeros(shared.d, dtype=np.bool_)
         flips[positions] = True
-        reach = int(distances(shared.uniforms[positions], shared.theta[positions]).max())
-        cells = CellMap(shared, reach)
-        totals, flipped = cells.totals(), cells.count(positions)
-        layout = _choose_layout(totals, flipped, shared.d)
+        reach, cells, totals, flipped, layout = _contexts(positions, shared)
         stack = BitStack()
         if layout is None:
             stack.push_runs(flips.view(np.uint8), *_plain_run(len(positions), shared.d))
@@ -65,21 +63,46 @@ class Exact(DeltaCodec):
         stack.push_values(_differences(codes, total > 0), _WEIGHTS)
         return _FRONT.pack(1 + LAYOUTS.index(layout), reach) + stack.to_bytes()
 
-    def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+    def bound(self, theta_local: NDArray[np.float32], shared: SharedState) -> Bound | None:
+        """The empirical entropy of the flips given the contexts that the payload names, their table not included; the
+        plain entropy where it names none.
+        """
+        positions = self.selected_delta(theta_local, shared)
+        if len(positions) == 0:
+            return Bound("entropy", 0.0)
+        _, _, totals, flipped, layout = _contexts(positions, shared)
+        if layout is None:
+            return Bound("entropy", entropy_bits(len(positions), shared.d))
+        bits = entropy_fixed(join_cells(totals, layout), join_cells(flipped, layout)) / (1 << FRACTION)
+        return Bound("given contexts", bits)
+
+    def describe(self, n: int, body: bytes) -> Body:
+        """Explain a body: the contexts, and the number of entropy-coded words."""
+        front, layout = _read_front(n, body)
         if n == 0:
-            if body:
-                raise BadGeometry("entropy-coded data for an empty delta")
+            return Body({}, {})
+        BitStack(body[front:])  # refuses what no encoder writes
+        words = {"entropy-coded words": len(body) - front}
+        if layout is None:
+            return Body({"contexts": "none: every position has the probability n / d"}, {"layout": front, **words})
+        by = ["theta in 8 classes"] * layout.theta + ["layer"] * layout.segments
+        steps = f"distance from theta in {layout.bins} step{'s' if layout.bins > 1 else ''}"
+        reach = _FRONT.unpack_from(body)[1]
+        fields: dict[str, str | int] = {
+            "contexts": ", ".join([steps, *by]),
+            "reach": f"{reach:,}: the furthest flip is where odds are 2^{reach / UNIT:.2f} apart",
+        }
+        return Body(fields, {"layout and reach": front, **words})
+
+    def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+        front, layout = _read_front(n, body)
+        if n == 0:
             return np.zeros(shared.d, dtype=np.bool_)
-        if not body or (body[0] != _PLAIN and len(body) < _FRONT.size):
-            raise TruncatedPayload(f"{len(body)} bytes for {n} flips")
-        if body[0] == _PLAIN:
-            stack = BitStack(body[1:])
+        stack = BitStack(body[front:])
+        if layout is None:
             flips = stack.pop_runs(*_plain_run(n, shared.d)).view(np.bool_)
-        elif body[0] > len(LAYOUTS):
-            raise BadGeometry(f"layout {body[0]}; there are {len(LAYOUTS)}")
         else:
-            stack = BitStack(body[_FRONT.size :])
-            flips = self._decode_contexts(stack, LAYOUTS[body[0] - 1], _FRONT.unpack_from(body)[1], shared)
+            flips = self._decode_contexts(stack, layout, _FRONT.unpack_from(body)[1], shared)
         stack.check_empty()
         found = int(np.count_nonzero(flips))
         if found != n:
@@ -94,6 +117,38 @@ class Exact(DeltaCodec):
         codes = _from_differences(stack.pop_values(int(np.count_nonzero(present)), _WEIGHTS), present)
         used = codes != _NEVER
         return cells.spread(stack.pop_runs(total[used], _NUMERATORS[codes[used]]), layout, used)
+
+
+def _read_front(n: int, body: bytes) -> tuple[int, Layout | None]:
+    """Bytes before the entropy-coded words, and the layout, None for the plain code; checked."""
+    if n == 0:
+        if body:
+            raise BadGeometry("entropy-coded data for an empty delta")
+        return 0, None
+    if not body or (body[0] != _PLAIN and len(body) < _FRONT.size):
+        raise TruncatedPayload(f"{len(body)} bytes for {n} flips")
+    if body[0] == _PLAIN:
+        return 1, None
+    if body[0] > len(LAYOUTS):
+        raise BadGeometry(f"layout {body[0]}; there are {len(LAYOUTS)}")
+    return _FRONT.size, LAYOUTS[body[0] - 1]
+
+
+class _Contexts(NamedTuple):
+    """The contexts that the encoder chooses for these flips."""
+
+    reach: int
+    cells: CellMap
+    totals: NDArray[np.int64]
+    flipped: NDArray[np.int64]
+    layout: Layout | None
+
+
+def _contexts(positions: NDArray[np.int64], shared: SharedState) -> _Contexts:
+    reach = int(distances(shared.uniforms[positions], shared.theta[positions]).max())
+    cells = CellMap(shared, reach)
+    totals, flipped = cells.totals(), cells.count(positions)
+    return _Contexts(reach, cells, totals, flipped, _choose_layout(totals, flipped, shared.d))
 
 
 def _plain_run(n: int, d: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.codecs.base import DeltaCodec
+from common.codecs.base import Body, Bound, DeltaCodec
 from common.codecs.binary_fuse import BinaryFuseFilter, build_filter, check_geometry
-from common.codecs.distance import distance_histogram, distances
+from common.codecs.distance import UNIT, distance_histogram, distances
 from common.codecs.fuse_geometry import TIGHT_KEYS
-from common.codecs.png import pack_png, unpack_png
+from common.codecs.png import check_png, image_shape, pack_png, unpack_png
 from common.codecs.state import SharedState
 from common.errors import BadGeometry, ImplausibleDelta, TruncatedPayload
 
@@ -33,6 +33,19 @@ _GEOMETRY = struct.Struct("<QBI")
 _THRESHOLD = struct.Struct("<H")
 _CANDIDATES = 0x80
 _MOST_DROPPED = 100
+
+
+class _Front(NamedTuple):
+    """What stands before the PNG, checked."""
+
+    seed: int
+    segment_length: int
+    segment_count: int
+    threshold: int | None
+    fingerprints: int
+    """Their number."""
+    size: int
+    """Bytes before the PNG."""
 
 
 class FuseCodec(DeltaCodec):
@@ -99,8 +112,7 @@ class FuseCodec(DeltaCodec):
 
     def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
         if n == 0:
-            if body:
-                raise BadGeometry("a filter for an empty delta")
+            _check_no_body(body)
             return np.zeros(shared.d, dtype=np.bool_)
         fuse, threshold = self._read(n, body)
         if threshold is None:
@@ -110,25 +122,69 @@ class FuseCodec(DeltaCodec):
         check_matches(n, int(np.count_nonzero(flips)), tested, 2.0**-self.bits)
         return flips
 
+    def bound(self, theta_local: NDArray[np.float32], shared: SharedState) -> Bound | None:
+        """log2(1 / rate of mistakes) bits a flip: no filter of any kind takes less among very many positions."""
+        flips = len(self.selected_delta(theta_local, shared))
+        return Bound(f"{self.bits} bits a flip", float(self.bits * flips))
+
+    def describe(self, n: int, body: bytes) -> Body:
+        """Explain a body: the filter's geometry, the threshold, the picture's size."""
+        if n == 0:
+            _check_no_body(body)
+            return Body({}, {})
+        front, png = self._read_front(n, body), self.read_png(n, body)
+        height, width = image_shape(front.fingerprints * self.bits // 8)
+        fields: dict[str, str | int] = {
+            "filter seed": f"{front.seed:016x}",
+            "segments": f"{front.segment_count + 2:,} of {front.segment_length:,} fingerprints",
+            "fingerprints": f"{front.fingerprints:,} of {self.bits} bits, {front.fingerprints / n:.3f} a flip",
+            "threshold": "none: every position is tested"
+            if front.threshold is None
+            else f"{front.threshold:,}: odds up to 2^{front.threshold / UNIT:.2f} apart are tested",
+            "PNG": f"{width:,} x {height:,} pixels, 8-bit grayscale",
+        }
+        parts = {"geometry": _GEOMETRY.size, "threshold": front.size - _GEOMETRY.size, "PNG": len(png)}
+        return Body(fields, {part: size for part, size in parts.items() if size})
+
+    def read_png(self, n: int, body: bytes) -> bytes:
+        """The PNG in a body of ``n`` flips, as it is; empty if there are none. Raises PayloadError."""
+        if n == 0:
+            return b""
+        front = self._read_front(n, body)
+        png = body[front.size :]
+        check_png(png, front.fingerprints * self.bits // 8)
+        return png
+
     def read_filter(self, n: int, body: bytes) -> BinaryFuseFilter:
         """Rebuild the filter of ``n`` keys from a body; raises PayloadError."""
         return self._read(n, body)[0]
 
     def _read(self, n: int, body: bytes) -> tuple[BinaryFuseFilter, int | None]:
         """The filter, and the threshold if there is one."""
+        front = self._read_front(n, body)
+        data = unpack_png(body[front.size :], front.fingerprints * self.bits // 8)
+        fingerprints = data.view(f"<u{self.bits // 8}")
+        return BinaryFuseFilter(front.seed, front.segment_length, front.segment_count, fingerprints), front.threshold
+
+    @staticmethod
+    def _read_front(n: int, body: bytes) -> _Front:
         if len(body) < _GEOMETRY.size + _THRESHOLD.size:
             raise TruncatedPayload(
                 f"{len(body)} bytes of filter; its geometry alone has up to {_GEOMETRY.size + _THRESHOLD.size}"
             )
         seed, log2_length, segment_count = _GEOMETRY.unpack_from(body)
-        at, threshold = _GEOMETRY.size, None
+        size, threshold = _GEOMETRY.size, None
         if log2_length & _CANDIDATES:
-            (threshold,) = _THRESHOLD.unpack_from(body, at)
-            at += _THRESHOLD.size
+            (threshold,) = _THRESHOLD.unpack_from(body, size)
+            size += _THRESHOLD.size
         length = 1 << min(log2_length & ~_CANDIDATES, 63)
-        array_length = check_geometry(n, length, segment_count)
-        data = unpack_png(body[at:], array_length * self.bits // 8)
-        return BinaryFuseFilter(seed, length, segment_count, data.view(f"<u{self.bits // 8}")), threshold
+        fingerprints = check_geometry(n, length, segment_count)
+        return _Front(seed, length, segment_count, threshold, fingerprints, size)
+
+
+def _check_no_body(body: bytes) -> None:
+    if body:
+        raise BadGeometry("a filter for an empty delta")
 
 
 def check_matches(n: int, matches: int, tested: int, rate: float) -> None:

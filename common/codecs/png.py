@@ -17,9 +17,12 @@ from PIL import Image
 
 from common.errors import BadImage
 
-__all__ = ["image_shape", "pack_png", "unpack_png"]
+__all__ = ["check_png", "image_shape", "pack_png", "unpack_png"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MOST_ROWS = (1 << 31) - 1
+_PIECE = 1 << 13
+"""Bytes inflated at a time, to at most a thousand times as many."""
 
 
 def image_shape(size: int) -> tuple[int, int]:
@@ -41,11 +44,12 @@ def pack_png(data: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack_png(png: bytes, size: int) -> NDArray[np.uint8]:
-    """Read a PNG that must hold exactly ``size`` bytes as `pack_png` lays them out.
+def check_png(png: bytes, size: int) -> None:
+    """Check that a PNG is laid out as `pack_png` does it and inflates to exactly ``size`` bytes, without keeping them.
 
-    The structure is checked before Pillow sees a byte: one IHDR with the only size, depth and colour type allowed, IDAT
-    chunks, IEND, and nothing else, so that no text chunk, palette, animation or oversized image is ever unpacked.
+    Only one IHDR with the only size, depth and colour type allowed, IDAT chunks, and IEND: no text chunk, palette,
+    animation or oversized image. Image data are inflated piece by piece, so that the memory taken follows from the
+    bytes that are there, and not from the numbers in them.
 
     Raises
     ------
@@ -53,10 +57,12 @@ def unpack_png(png: bytes, size: int) -> NDArray[np.uint8]:
         On anything else.
     """
     height, width = image_shape(size)
+    if height > _MOST_ROWS:
+        raise BadImage(f"an image of {width} x {height} is more than a PNG can hold")
     ihdr = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     if not png.startswith(_SIGNATURE):
         raise BadImage("no PNG signature")
-    at, names, stream = len(_SIGNATURE), [], b""
+    at, names, pieces = len(_SIGNATURE), [], []
     while at < len(png):
         if at + 12 > len(png):
             raise BadImage("a chunk is cut off")
@@ -66,19 +72,36 @@ def unpack_png(png: bytes, size: int) -> NDArray[np.uint8]:
         if name == b"IHDR" and png[at + 8 : at + 8 + length] != ihdr:
             raise BadImage(f"the image is not 8-bit grayscale of {width} x {height}")
         if name == b"IDAT":
-            stream += png[at + 8 : at + 8 + length]
+            pieces.append(png[at + 8 : at + 8 + length])
         names.append(name)
         at += 12 + length
     if len(names) < 3 or names[0] != b"IHDR" or names[-1] != b"IEND" or set(names[1:-1]) != {b"IDAT"}:
         raise BadImage(f"chunks {names[:8]}; expected IHDR, IDAT, IEND")
-    # Pillow fills missing rows with zeros and ignores surplus ones: count the bytes first, and never unpack more.
-    rows = height * (width + 1)
+    # Pillow fills missing rows with zeros and ignores surplus ones: count the bytes first.
+    rows, found, stream = height * (width + 1), 0, b"".join(pieces)
+    inflater = zlib.decompressobj()
     try:
-        inflater = zlib.decompressobj()
-        if len(inflater.decompress(stream, rows + 1)) != rows or not inflater.eof:
-            raise BadImage(f"the image data are not {rows} bytes")
+        for start in range(0, len(stream), _PIECE):
+            found += len(inflater.decompress(stream[start : start + _PIECE]))
+            if found > rows or inflater.eof:
+                break
     except zlib.error as error:
         raise BadImage(f"the image data cannot be inflated: {error}") from error
+    if found != rows or not inflater.eof:
+        raise BadImage(f"the image data are not {rows} bytes")
+
+
+def unpack_png(png: bytes, size: int) -> NDArray[np.uint8]:
+    """Read a PNG that must hold exactly ``size`` bytes as `pack_png` lays them out; Pillow sees only what `check_png`
+    lets pass.
+
+    Raises
+    ------
+    BadImage
+        On anything else.
+    """
+    check_png(png, size)
+    height, width = image_shape(size)
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             data = np.asarray(image)

@@ -41,7 +41,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from common.codecs.base import Codec
+from common.codecs.base import Body, Bound, Codec
 from common.codecs.parallel import for_parts
 from common.codecs.relative_kernels import (
     EXP2,
@@ -117,6 +117,8 @@ class Relative(Codec):
 
     name: ClassVar[str] = "relative"
     number: ClassVar[int] = 5
+    counts: ClassVar[str] = "blocks"
+    samples: ClassVar[bool] = True
 
     def __init__(self, keep: float = 1.0, preset: str = "default", target_bpp: float = 0.0) -> None:
         super().__init__(keep)
@@ -126,6 +128,30 @@ class Relative(Codec):
             raise ConfigError(f"target-bpp = {target_bpp}: must be 0 (no limit) or above")
         self.preset = preset
         self.target_bpp = target_bpp
+
+    def bound(self, theta_local: NDArray[np.float32], shared: SharedState) -> Bound | None:
+        """The sum of KL(Bern(theta_local) || Bern(theta)): what a sample costs at least, on average."""
+        parts = (slice(start, start + _PART) for start in range(0, shared.d, _PART))
+        sums = (int(divergence(shared.theta[part], quantise(theta_local[part]), LOG2)[0]) for part in parts)
+        return Bound("KL", sum(sums) / KL_ONE)
+
+    def describe(self, n: int, body: bytes) -> Body:
+        """Explain a body: bits of an index, target and scales. The number of layers follows from what is left."""
+        if len(body) < 2:
+            raise TruncatedPayload(f"{len(body)} bytes of body; bits and target alone have 2")
+        bits, target = body[0], body[1]
+        _check_blocks(bits, target)
+        indices = -(-n * bits // 8)
+        layers = len(body) - 2 - indices
+        if layers < 0:
+            raise TruncatedPayload(f"{len(body)} bytes of body; {n} indices alone have {indices}")
+        still = body[2 : 2 + layers].count(0)
+        fields: dict[str, str | int] = {
+            "index": f"{bits} bits: one of {1 << bits:,} candidates",
+            "block": f"{target / 16:g} bits of KL, as predicted",
+            "layers": f"{layers:,}, {still:,} of them without any change",
+        }
+        return Body(fields, {"bits and target": 2, "scales": layers, "indices": indices})
 
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
         bits, target = PRESETS[self.preset]
@@ -155,8 +181,7 @@ class Relative(Codec):
         if len(body) < front:
             raise TruncatedPayload(f"{len(body)} bytes of body; bits, target and scales alone have {front}")
         bits, target = body[0], body[1]
-        if not _MIN_BITS <= bits <= _MAX_BITS or target == 0:
-            raise BadGeometry(f"blocks of {target}/16 bits with indices of {bits} bits")
+        _check_blocks(bits, target)
         size = front + -(-n * bits // 8)
         if len(body) != size:
             raise (TruncatedPayload if len(body) < size else OversizedPayload)(
@@ -178,6 +203,11 @@ class Relative(Codec):
             zip(blocks.tolist(), begins.tolist(), strict=True),
         )
         return mask
+
+
+def _check_blocks(bits: int, target: int) -> None:
+    if not _MIN_BITS <= bits <= _MAX_BITS or target == 0:
+        raise BadGeometry(f"blocks of {target}/16 bits with indices of {bits} bits")
 
 
 def _segments(shared: SharedState) -> tuple[int, ...]:

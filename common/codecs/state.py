@@ -27,7 +27,7 @@ class SharedState:
     theta
         uint16 ``(d,)``, probability = theta / 65536, 1..65535.
     seed, round, client
-        Run seed, round and client id: they name the stream of uniforms.
+        Run seed, round and the client's slot, its number in this round: they name the stream of uniforms.
     segments
         Layer sizes that add up to d; default ``(d,)``.
 

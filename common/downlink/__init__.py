@@ -1,0 +1,39 @@
+"""Theta on its way to the clients: forms of one version of the global model, and chains of them.
+
+==== =============  ===================================================================================================
+no.  form           what
+==== =============  ===================================================================================================
+1    ``float32``    probabilities as float32, what most systems send: 32 bits a position
+2    ``quantised``  the 16-bit grid values, entropy-coded by layer, for who holds nothing: theta is a mean of few masks,
+                    so few values occur
+3    ``exact``      lossless against the version before, for who holds that one
+4    ``relay``      the round's accepted payloads, which every client folds itself from the version before: lossless,
+                    and shortest after ``relative`` uplinks. Clients see each other's masks; opt-in
+==== =============  ===================================================================================================
+
+``exact`` (our choice) rests on shared randomness: everybody can draw every client's mask m_g of the last round from
+theta and the seeds. The new theta is the mean of masks m_k that differ from m_g in few places, so given the *number* of
+ones among the m_g at a position, and how many of the clients' uniforms are near theta there, little is left to say.
+After uplinks that do not use those uniforms (``relative``) this says nothing, and the old theta alone is the context:
+the encoder tries both.
+
+A message is a chain of such versions: a client that missed rounds gets the steps since, or the quantised theta if that
+is shorter, and starts at the step whose base it holds.
+"""
+
+from common.downlink.chain import apply_chain, join_chain
+from common.downlink.exact import pack_exact
+from common.downlink.relay import pack_relay
+from common.downlink.version import Step, read_step
+from common.downlink.whole import pack_float32, pack_quantised
+
+__all__ = [
+    "Step",
+    "apply_chain",
+    "join_chain",
+    "pack_exact",
+    "pack_float32",
+    "pack_quantised",
+    "pack_relay",
+    "read_step",
+]

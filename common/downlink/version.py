@@ -1,0 +1,55 @@
+"""One version of theta as bytes: a header that names it and the version it needs, a body by form, a checksum."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import ChecksumMismatch, TruncatedPayload, WrongFormat, WrongModel
+from common.theta import theta_digest
+
+__all__ = ["EXACT", "FLOAT32", "QUANTISED", "RELAY", "SMALLEST", "Step", "pack_step", "read_step"]
+
+FLOAT32, QUANTISED, EXACT, RELAY = 1, 2, 3, 4
+"""Numbers of the forms; never reused."""
+
+_MAGIC, _VERSION = b"DT", 1
+_HEADER = struct.Struct("<2sBBI8s8s")  # magic, version, form, d, digest of this theta, digest of its base
+_NO_BASE = bytes(8)
+SMALLEST = _HEADER.size + 4
+"""Bytes of a version whose body is empty."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One version, its header read: which theta it gives, and which it needs."""
+
+    form: int
+    digest: bytes
+    base: bytes | None
+    body: bytes
+
+
+def pack_step(form: int, theta: NDArray[np.uint16], base: NDArray[np.uint16] | None, body: bytes) -> bytes:
+    """Put header and checksum around a body."""
+    before = _NO_BASE if base is None else theta_digest(base)
+    data = _HEADER.pack(_MAGIC, _VERSION, form, len(theta), theta_digest(theta), before) + body
+    return data + zlib.crc32(data).to_bytes(4, "little")
+
+
+def read_step(data: bytes, d: int) -> Step:
+    """Check the header and checksum of one version; raises PayloadError."""
+    if len(data) < SMALLEST:
+        raise TruncatedPayload(f"{len(data)} bytes; a version of theta has at least {SMALLEST}")
+    magic, version, form, size, digest, base = _HEADER.unpack_from(data)
+    if magic != _MAGIC or version != _VERSION or form not in (FLOAT32, QUANTISED, EXACT, RELAY):
+        raise WrongFormat(f"magic {magic!r}, version {version}, form {form}")
+    if zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        raise ChecksumMismatch("the checksum of theta does not fit its bytes")
+    if size != d:
+        raise WrongModel(f"theta has {size} entries; this model has {d} masked weights")
+    return Step(form, digest, None if base == _NO_BASE else base, data[_HEADER.size : -4])

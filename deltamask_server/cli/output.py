@@ -1,0 +1,35 @@
+"""How commands speak: one console, one form of error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+__all__ = ["fail", "make_console"]
+
+_UNSEEN_WIDTH = 100
+
+
+def make_console(stderr: bool = False) -> Console:
+    """A console as wide as the terminal; a file or pipe has no width, and gets 100 columns."""
+    known = (sys.stderr if stderr else sys.stdout).isatty() or "COLUMNS" in os.environ
+    width = None if known else _UNSEEN_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """End the command with one line on stderr.
+
+    Parameters
+    ----------
+    message
+        What is wrong, where, and what to do.
+    status
+        1 if a file is not what it should be, 2 if the command makes no sense.
+    """
+    typer.echo(f"Error: {message}", err=True)
+    raise typer.Exit(status)
