@@ -120,6 +120,8 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     refused: PayloadError | None = None if intact else ChecksumMismatch("the checksum does not fit the bytes")
     parts = {"header": HEADER_BYTES}
     try:
+        if header.version > codec.newest_version:
+            raise WrongFormat(f"version {header.version}; codec {codec.name} has none above {codec.newest_version}")
         if header.n > header.d:
             raise WrongModel(f"{header.d} masked weights and {header.n} positions")
         body = codec.describe(header.n, payload[HEADER_BYTES:])
