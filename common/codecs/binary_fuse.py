@@ -26,6 +26,7 @@ from common.errors import BadGeometry, EncodeError
 
 __all__ = ["BinaryFuseFilter", "build_filter", "check_geometry"]
 
+_BLOCK = 1024
 _GROWTHS = (1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)
 
 
@@ -104,10 +105,9 @@ class BinaryFuseFilter:
 
 @numba.njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
 def _matches(  # pragma: no cover - compiled
-    key: Any, fingerprints: Any, seed: Any, segment_length: Any, segment_count_length: Any
+    h: Any, fingerprints: Any, segment_length: Any, segment_count_length: Any
 ) -> Any:
-    """Whether a key's three fingerprints add up."""
-    h = hash_of(key, seed)
+    """Whether the three fingerprints of a key with this hash add up."""
     h0, h1, h2 = slots_of(h, segment_length, segment_count_length)
     return fingerprint_of(h, fingerprints) == fingerprints[h0] ^ fingerprints[h1] ^ fingerprints[h2]
 
@@ -117,8 +117,14 @@ def _contains(  # pragma: no cover - compiled
     start: Any, out: Any, fingerprints: Any, seed: Any, segment_length: Any, segment_count_length: Any
 ) -> None:
     """Write membership of keys ``start ...`` into ``out``."""
-    for i in range(out.size):
-        out[i] = _matches(start + np.uint64(i), fingerprints, seed, segment_length, segment_count_length)
+    # A block of hashes at a time: the compiler makes vector code of the first loop, and only of that.
+    hashes = np.empty(_BLOCK, np.uint64)
+    for begin in range(0, out.size, _BLOCK):
+        size = min(_BLOCK, out.size - begin)
+        for i in range(size):
+            hashes[i] = hash_of(start + np.uint64(begin + i), seed)
+        for i in range(size):
+            out[begin + i] = _matches(hashes[i], fingerprints, segment_length, segment_count_length)
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -141,7 +147,8 @@ def _contains_candidates(  # pragma: no cover - compiled
         out[i] = False
         if low[t] <= u < end_of[t]:
             tested += 1
-            out[i] = _matches(start + np.uint64(i), fingerprints, seed, segment_length, segment_count_length)
+            h = hash_of(start + np.uint64(i), seed)
+            out[i] = _matches(h, fingerprints, segment_length, segment_count_length)
     return tested
 
 
