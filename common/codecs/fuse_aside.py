@@ -22,24 +22,24 @@ __all__ = ["solve_aside"]
 def solve_aside(  # pragma: no cover - compiled
     slots: Any, hashes: Any, aside: Any, length: Any, count_length: Any, fingerprints: Any
 ) -> bool:
-    """Set free slots so that the equations set aside hold once the peeled keys are filled in again.
+    """Set free slots so that the equations set aside hold once all peeled keys are filled in.
 
     Parameters
     ----------
     slots, hashes
-        Of the peeled keys, in the order of peeling; uint32 and uint64 ``(n - k,)``.
+        Of the keys peeled after the first one was set aside, in the order of peeling; uint32 and uint64.
     aside
         Hashes of the keys set aside, uint64 ``(k,)``.
     length, count_length
         Segment length, and segment length times count; uint64.
     fingerprints
-        Filled for the peeled keys with zeros in all free slots; of these, at most k are written.
+        Filled for these keys, and zero elsewhere; at most k free slots are written.
 
     Returns
     -------
     False if the equations depend on each other.
     """
-    rows, free = _in_free_slots(slots, hashes, aside, length, count_length, fingerprints.size)
+    rows = _in_free_slots(slots, hashes, aside, length, count_length, fingerprints.size)
     # What each equation lacks, with zeros in the free slots.
     k, words = aside.size, rows.shape[1]
     missing = np.empty(k, fingerprints.dtype)
@@ -55,7 +55,10 @@ def solve_aside(  # pragma: no cover - compiled
     for slot in range(fingerprints.size):
         if rank == k:
             break
-        if not free[slot] or not rows[slot].any():
+        used = np.uint64(0)
+        for word in range(words):  # most slots are in no equation: no array operation for those
+            used |= rows[slot, word]
+        if used == 0:
             continue
         column[:] = rows[slot]
         sum_of[:] = np.uint64(0)
@@ -88,23 +91,21 @@ def solve_aside(  # pragma: no cover - compiled
 def _in_free_slots(  # pragma: no cover - compiled
     slots: Any, hashes: Any, aside: Any, length: Any, count_length: Any, size: Any
 ) -> Any:
-    """Which equations each slot occurs in once peeled keys are put in for the slots they determine: bits, uint64
-    ``(size, words)``, and which slots are free, bool ``(size,)``.
+    """Which equations each slot occurs in once peeled keys are put in for the slots they determine, and which then
+    occur in none: bits, uint64 ``(size, words)``.
     """
-    rows, free = np.zeros((size, (aside.size + 63) >> 6), np.uint64), np.ones(size, np.bool_)
+    rows = np.zeros((size, (aside.size + 63) >> 6), np.uint64)
     for j in range(aside.size):
         for slot in slots_of(aside[j], length, count_length):
             rows[slot, j >> 6] ^= np.uint64(1) << np.uint64(j & 63)
     # In the order of peeling: no key after this one has its slot, so that slot's bits are final.
     for i in range(slots.size):
-        mine = slots[i]
-        free[mine] = False
         for word in range(rows.shape[1]):
-            bits = rows[mine, word]
+            bits = rows[slots[i], word]
             if bits:
                 for slot in slots_of(hashes[i], length, count_length):
                     rows[slot, word] ^= bits
-    return rows, free
+    return rows
 
 
 @numba.njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]

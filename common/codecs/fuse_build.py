@@ -85,34 +85,37 @@ def try_seed(
     most_aside
         How many keys may be set aside; 0 is peeling alone.
     """
-    slots, hashes, aside = peel(keys, seed, length, count, most_aside)
+    slots, hashes, aside, before = peel(keys, seed, length, count, most_aside)
     if len(slots) + len(aside) < len(keys):
         return None
     sides = np.uint64(length), np.uint64(count * length)
     fingerprints = np.zeros((count + 2) * length, dtype=f"<u{bits // 8}")
-    _fill(slots, hashes, *sides, fingerprints)
     if len(aside):
-        if not solve_aside(slots, hashes, aside, *sides, fingerprints):
+        # No key set aside has a slot that was peeled before, and neither has a key peeled later.
+        later = slots[before:], hashes[before:]
+        _fill(*later, *sides, fingerprints)
+        if not solve_aside(*later, aside, *sides, fingerprints):
             return None
-        _fill(slots, hashes, *sides, fingerprints)
+    _fill(slots, hashes, *sides, fingerprints)
     return fingerprints
 
 
 def peel(
     keys: NDArray[np.uint64], seed: int, length: int, count: int, most_aside: int
-) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64]]:
+) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64], int]:
     """Peel the keys; the parameters are those of `try_seed`.
 
     Returns
     -------
-    Slots (uint32) and hashes (uint64) of the peeled keys in the order of peeling, and the hashes set aside (uint64);
-    together fewer than there are keys where this seed does not work.
+    Slots (uint32) and hashes (uint64) of the peeled keys in the order of peeling, the hashes set aside (uint64), and
+    how many keys were peeled before the first of these. Peeled and set aside are together fewer than there are keys
+    where this seed does not work.
     """
-    ordered = _hash_in_order(keys, np.uint64(seed))
-    slots, hashes, aside = _peel(
-        ordered, np.uint64(length), np.uint64(count * length), (count + 2) * length, most_aside
+    ordered, ends = _hash_in_order(keys, np.uint64(seed))
+    slots, hashes, aside, before = _peel(
+        ordered, ends, np.uint64(length), np.uint64(count * length), (count + 2) * length, most_aside
     )
-    return slots, hashes, aside
+    return slots, hashes, aside, before
 
 
 def _seed(attempt: int) -> int:
@@ -128,7 +131,7 @@ def _seed(attempt: int) -> int:
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _hash_in_order(keys: Any, seed: Any) -> Any:  # pragma: no cover - compiled
     """Hashes of the keys, roughly ascending (by their top bits, a counting sort): neighbours share segments, which
-    keeps peeling in the cache.
+    keeps peeling in the cache. Also where each bucket of equal top bits ends.
     """
     bits = 1
     while (1 << bits) < keys.size >> 4 and bits < 16:
@@ -146,14 +149,14 @@ def _hash_in_order(keys: Any, seed: Any) -> Any:  # pragma: no cover - compiled
         bucket = np.int64(h >> shift)
         ordered[at[bucket]] = h
         at[bucket] += 1
-    return ordered
+    return ordered, at[:-1]
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _peel(  # pragma: no cover - compiled
-    ordered: Any, length: Any, count_length: Any, size: Any, most_aside: Any
+    ordered: Any, ends: Any, length: Any, count_length: Any, size: Any, most_aside: Any
 ) -> Any:
-    """What `peel` returns, for hashes roughly in order and the number of slots."""
+    """What `peel` returns, for what `_hash_in_order` does and the number of slots."""
     one = np.uint8(1)
     # A slot keeps how many keys it has and the xor of their hashes: with one key left, that is its hash. Distinct keys
     # have distinct hashes, two or three of them a slot: eight bits are enough, and half the time of 32.
@@ -169,7 +172,7 @@ def _peel(  # pragma: no cover - compiled
         queue[waiting] = slot
         waiting += count[slot] == one
     slots, hashes, done = np.empty(ordered.size, np.uint32), np.empty(ordered.size, np.uint64), 0
-    aside, put, at = np.empty(most_aside, np.uint64), 0, 0
+    aside, put, at, before, lowest = np.empty(most_aside, np.uint64), 0, 0, 0, 0
     while True:
         if waiting:
             waiting -= 1
@@ -181,8 +184,14 @@ def _peel(  # pragma: no cover - compiled
             hashes[done] = h
             done += 1
         else:
-            # The lowest key that is left: where peeling from the lower end came to rest. A key that is gone has left
-            # its slot empty. Nothing is found where all are done, or where keys repeat.
+            # The lowest key that is left: where peeling from the lower end came to rest. No key with a slot below the
+            # lowest one in use is left, so its bucket is the first to look at. A key that is gone has left its slot
+            # empty. Nothing is found where all are done, or where keys repeat.
+            while lowest < size and count[lowest] == 0:
+                lowest += 1
+            reach = max(np.int64(lowest) - 2 * np.int64(length), 0)
+            bucket = min(reach * ends.size // np.int64(count_length), ends.size) - 1
+            at = max(at, ends[bucket] if bucket >= 0 else 0)
             left = False
             while at < ordered.size and put < most_aside and done + put < ordered.size and not left:
                 h = ordered[at]
@@ -191,6 +200,8 @@ def _peel(  # pragma: no cover - compiled
                 left = count[first] > 0 and count[second] > 0 and count[third] > 0
             if not left:
                 break
+            if put == 0:
+                before = done
             aside[put] = h
             put += 1
         for slot in slots_of(h, length, count_length):
@@ -199,7 +210,7 @@ def _peel(  # pragma: no cover - compiled
             folded[slot] ^= h
             queue[waiting] = slot
             waiting += remaining == one
-    return slots[:done], hashes[:done], aside[:put]
+    return slots[:done], hashes[:done], aside[:put], before
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
