@@ -4,12 +4,12 @@
 
 What counts is the growth of the process's largest resident size while the codec works. Its inputs (theta, theta_local
 or the payload) are in memory before, and a small update has gone through the codec: compiled code is not counted, the
-shared uniforms are.
+shared uniforms are. The size is VmHWM of /proc/self/status, Linux only: getrusage's ru_maxrss starts at the largest
+size of the process that started this one, which hides everything.
 """
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,8 +24,6 @@ from common.codecs.synthetic import realistic_round
 __all__ = ["memory_figures"]
 
 _WARM_UP = 20_000
-_UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes of the system's unit."""
 
 
 def memory_figures(d: int, codecs: Iterable[str]) -> dict[str, dict[str, float]]:
@@ -66,7 +64,9 @@ def _measure(what: str, name: str, folder: Path) -> int:
 
 
 def _largest() -> int:
-    return _UNIT * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The largest resident size so far, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 if __name__ == "__main__":
