@@ -1,103 +1,67 @@
-"""Measure the codecs on this machine, peers side by side in one run: `make bench`.
+"""Measure filters, codecs and downlink on this machine, peers side by side in one run: `make bench`, about five minutes
+on two idle cores.
 
-Prints a table and writes benchmarks/results/codecs.json. Machines differ and are noisy: read the ratios, not the
-seconds.
+Prints the targets with their figures, writes all figures to benchmarks/results/codecs.json and draws
+docs/images/codec-sizes.png. Machines differ and are noisy: read the ratios, not the seconds.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pyfusefilter._xorfilter import ffi, lib
-
+from benchmarks.downlinks import downlink_figures
+from benchmarks.filters import filter_figures
+from benchmarks.memory import memory_figures
+from benchmarks.sizes import codec_figures, compressor_figures, relative_figures
+from benchmarks.sizes_plot import plot_sizes
+from benchmarks.targets import print_targets, targets
 from common.codecs import available_codecs, get_codec
-from common.codecs.binary_fuse import build_filter
-from common.codecs.png import pack_png
-from common.codecs.synthetic import realistic_round
+from common.codecs.compare import variants
 
-D = 35_389_440
+SMALL, LARGE = 2_211_840, 35_389_440
+"""ViT-Tiny's and ViT-B/32's last five blocks."""
 DENSITY = 0.01
+KL = 0.003
+"""Bits a position of a late round."""
+DOWNLINK = 500_000
+MAIN = ("fuse8", "exact", "relative")
 RESULT = Path(__file__).parent / "results" / "codecs.json"
 
 
-def best_of(times: int, run: Callable[[], Any]) -> float:
-    """Shortest wall time of several runs, in seconds."""
-    seconds = []
-    for _ in range(times):
-        begun = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds)
-
-
-def filter_figures() -> dict[str, float]:
-    """Build and membership of an 8-bit filter at the size of ViT-B/32's last five blocks, against the compiled core."""
-    keys = np.sort(np.random.default_rng(0).choice(D, int(D * DENSITY), replace=False)).astype(np.uint64)
-    fuse = build_filter(keys, 8)
-    fuse.contains_range(1000)  # compiled before the clock starts
-
-    def core_build() -> None:
-        core = ffi.gc(ffi.new("binary_fuse8_t *"), lib.binary_fuse8_free)
-        lib.binary_fuse8_allocate(len(keys), core)
-        lib.binary_fuse8_populate(ffi.from_buffer("uint64_t[]", keys), len(keys), core)
-
-    core = ffi.new("binary_fuse8_t *")
-    lib.binary_fuse8_allocate(len(keys), core)
-    lib.binary_fuse8_populate(ffi.from_buffer("uint64_t[]", keys), len(keys), core)
-    sample, contain = range(500_000), lib.binary_fuse8_contain
-    ours = D / best_of(3, lambda: fuse.contains_range(D))
-    one_by_one = len(sample) / best_of(3, lambda: [contain(key, core) for key in sample])
-    lib.binary_fuse8_free(core)
-    return {
-        "keys": len(keys),
-        "bits a key, fingerprints": 8 * len(fuse.fingerprints) / len(keys),
-        "bits a key, PNG": 8 * len(pack_png(fuse.fingerprints)) / len(keys),
-        "build, times the core's own": best_of(5, lambda: build_filter(keys, 8)) / best_of(5, core_build),
-        "membership, million positions a second": ours / 1e6,
-        "membership, times the core key by key": ours / one_by_one,
+def measure() -> dict[str, Any]:
+    """Every figure, by section."""
+    begun, cores = time.perf_counter(), len(os.sched_getaffinity(0))
+    load = os.getloadavg()[0]
+    figures = {
+        "machine": {"processor": platform.machine(), "cores": cores, "load at the start": round(load, 1)},
+        "filter": filter_figures(LARGE, DENSITY),
+        "delta through compressors": {f"{d:,}": compressor_figures(d) for d in (SMALL, LARGE)},
+        "codecs": {
+            f"{SMALL:,}": codec_figures(SMALL, variants()),
+            f"{LARGE:,}": codec_figures(LARGE, {name: get_codec(name) for name in MAIN}, repeats=1),
+        },
+        f"relative at {KL} bits of KL": {f"{d:,}": relative_figures(d, KL) for d in (SMALL, LARGE)},
+        "memory beyond the inputs": memory_figures(LARGE, available_codecs()),
+        "downlink": downlink_figures(DOWNLINK),
     }
-
-
-def codec_figures(d: int) -> dict[str, dict[str, float]]:
-    """Size, mistakes and speed of every codec on one realistic round."""
-    shared, local = realistic_round(d)
-    truth = shared.local_mask(local)
-    figures = {}
-    for name in available_codecs():
-        codec = get_codec(name)
-        payload = codec.encode(local, shared)
-        mask = codec.decode(payload, shared)
-        figures[name] = {
-            "bpp": 8 * len(payload) / d,
-            "flips": float((truth != shared.mask()).mean()),
-            "differs from m_k (a sample of its own, for relative)": float((mask != truth).mean()),
-            "encode, million positions a second": d / 1e6 / best_of(3, lambda c=codec: c.encode(local, shared)),
-            "decode, million positions a second": d / 1e6 / best_of(3, lambda c=codec, p=payload: c.decode(p, shared)),
-        }
+    figures["machine"]["seconds in all"] = round(time.perf_counter() - begun)
     return figures
 
 
 def main() -> None:
-    """Measure, print, write."""
-    figures = {
-        "machine": platform.machine(),
-        "filter": filter_figures(),
-        "codecs at d = 2,211,840": codec_figures(2_211_840),
-    }
+    """Measure, write, draw, print."""
+    figures = measure()
+    found = targets(figures)
+    figures["targets"] = [target.as_dict() for target in found]
     RESULT.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    for name, value in figures["filter"].items():
-        print(f"{name:54} {value:14,.2f}")
-    for codec, values in figures["codecs at d = 2,211,840"].items():
-        print(f"\n{codec}")
-        for name, value in values.items():
-            print(f"  {name:52} {value:14,.5f}")
-    print(f"\nwrote {RESULT}")
+    picture = plot_sizes(figures["codecs"][f"{SMALL:,}"], figures["delta through compressors"][f"{SMALL:,}"], SMALL)
+    print_targets(found)
+    print(f"{figures['machine']['seconds in all']} s; wrote {RESULT} and {picture}")
 
 
 if __name__ == "__main__":

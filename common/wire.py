@@ -1,4 +1,4 @@
-"""Wire format v1: the 34-byte header in front of every uplink payload. docs/wire-format.md has the byte table and the
+"""The wire format's 34-byte header, in front of every uplink payload. docs/wire-format.md has the byte table and the
 reasons.
 
 Everything is little-endian. A payload is accepted only if every field matches what the receiver already knows; each
@@ -24,7 +24,7 @@ from common.errors import (
 __all__ = [
     "HEADER_BYTES",
     "METHODS",
-    "VERSION",
+    "VERSIONS",
     "Header",
     "max_payload_bytes",
     "pack_payload",
@@ -34,7 +34,8 @@ __all__ = [
 ]
 
 MAGIC = b"DM"
-VERSION = 1
+VERSIONS = (1, 2)
+"""Those that this release reads. Version 2 differs in large filters only."""
 METHODS = {"deltamask": 1}
 _LAYOUT = struct.Struct("<2sBBBBIIII8sI")
 HEADER_BYTES = _LAYOUT.size
@@ -55,6 +56,8 @@ class Header:
     theta_digest: bytes
     """8 bytes, `common.theta.theta_digest` of the global theta that the delta is against."""
     method: int = METHODS["deltamask"]
+    version: int = 1
+    """Of the body; in what is expected of a payload, the newest that the codec reads."""
 
 
 def max_payload_bytes(d: int) -> int:
@@ -68,7 +71,7 @@ def pack_payload(header: Header, body: bytes) -> bytes:
     """Join header, checksum and body."""
     front = _LAYOUT.pack(
         MAGIC,
-        VERSION,
+        header.version,
         header.method,
         header.codec,
         0,
@@ -97,16 +100,17 @@ def read_header(payload: bytes) -> tuple[Header, bool]:
     Raises
     ------
     TruncatedPayload, WrongFormat
-        If there is no header of this version.
+        If there is no header of one of `VERSIONS`.
     """
     if len(payload) < HEADER_BYTES:
         raise TruncatedPayload(f"{len(payload)} bytes, but the header alone has {HEADER_BYTES}")
     magic, version, method, codec, flags, round_, client, d, n, digest, checksum = _LAYOUT.unpack_from(payload)
-    if magic != MAGIC or version != VERSION or flags != 0:
-        raise WrongFormat(f"magic {magic!r}, version {version}, flags {flags}; expected {MAGIC!r}, {VERSION}, 0")
+    if magic != MAGIC or version not in VERSIONS or flags != 0:
+        known = " or ".join(map(str, VERSIONS))
+        raise WrongFormat(f"magic {magic!r}, version {version}, flags {flags}; expected {MAGIC!r}, {known}, 0")
     view = memoryview(payload)
     intact = zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: HEADER_BYTES - 4])) == checksum
-    return Header(codec, round_, client, d, n, digest, method), intact
+    return Header(codec, round_, client, d, n, digest, method, version), intact
 
 
 def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
@@ -117,7 +121,7 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
     payload
         The bytes received.
     expected
-        Every field but ``n`` must be equal.
+        Every field but ``n`` must be equal, except that the payload may have an older version.
 
     Returns
     -------
@@ -137,6 +141,8 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
         raise ChecksumMismatch("the checksum does not fit the bytes")
     if found.method != expected.method or found.codec != expected.codec:
         raise WrongFormat(f"method {found.method}, codec {found.codec}; expected {expected.method}, {expected.codec}")
+    if found.version > expected.version:
+        raise WrongFormat(f"version {found.version}; codec {found.codec} has none above {expected.version}")
     if found.round != expected.round:
         raise WrongRound(f"payload of round {found.round} in round {expected.round}")
     if found.client != expected.client:

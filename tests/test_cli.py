@@ -248,9 +248,12 @@ def test_a_command_that_makes_no_sense(args: list[str], text: str) -> None:
 def test_golden_payloads_are_explained(path: Path) -> None:
     result = run("inspect", path)
     assert result.exit_code == 0
-    for text in ("round, client", "2, 5", "4,096 masked weights", "5f0169dba0755392", "fits", "not decoded"):
+    large = path.stem.endswith("-large")
+    weights = "557,056 masked weights" if large else "4,096 masked weights"
+    for text in ("round, client", "2, 5", weights, f"wire version {1 + large}", "fits", "not decoded"):
         assert text in result.stdout
-    assert path.stem.removesuffix("-all") in result.stdout
+    assert large or "5f0169dba0755392" in result.stdout
+    assert path.stem.removesuffix("-all").removesuffix("-large") in result.stdout
     assert f"{path.stat().st_size:,}  in all" in result.stdout
 
 
@@ -307,7 +310,8 @@ def golden(name: str) -> bytes:
         (b"", "truncated"),
         (golden("fuse8")[:33], "truncated"),
         (b"\x89PNG" + bytes(100), "wrong-format"),
-        (golden("fuse8")[:2] + b"\x02" + golden("fuse8")[3:], "wrong-format"),
+        (golden("fuse8")[:2] + b"\x03" + golden("fuse8")[3:], "wrong-format"),
+        (pack_payload(Header(4, 1, 0, 4096, 0, bytes(8), version=2), b""), "wrong-format"),
         (golden("fuse8")[:3] + b"\x07" + golden("fuse8")[4:], "wrong-format"),
         (golden("fuse8")[:4] + b"\xff" + golden("fuse8")[5:], "wrong-format"),
         (golden("fuse8")[:-1], "checksum"),

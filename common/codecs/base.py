@@ -60,6 +60,8 @@ class Codec(ABC):
     name: ClassVar[str]
     number: ClassVar[int]
     """The codec's number in the header; never reused."""
+    newest_version: ClassVar[int] = 1
+    """The newest wire version of the codec's payloads; it reads the older ones too."""
     counts: ClassVar[str]
     """What the header's n counts."""
     samples: ClassVar[bool] = False
@@ -94,7 +96,7 @@ class Codec(ABC):
         if np.isnan(theta_local).any():
             raise EncodeError("theta_local holds NaN: local training diverged; lower learning-rate")
         n, body = self._encode_body(theta_local, shared)
-        return pack_payload(self._header(shared, n), body)
+        return pack_payload(self._header(shared, n, self.version(n)), body)
 
     def decode(self, payload: bytes, shared: SharedState) -> NDArray[np.bool_]:
         """Decode a payload into m_k as the server sees it, bool ``(d,)``.
@@ -104,7 +106,7 @@ class Codec(ABC):
         PayloadError
             Whatever is wrong with the payload, by a subclass of its own; nothing else.
         """
-        n, body = unpack_payload(payload, self._header(shared, 0))
+        n, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
         return self._decode_body(n, body, shared)
 
     def describe(self, n: int, body: bytes) -> Body:
@@ -128,8 +130,14 @@ class Codec(ABC):
         """The limit that this codec is to be measured against, for this input; None if it names none."""
         return None
 
-    def _header(self, shared: SharedState, n: int) -> Header:
-        return Header(self.number, shared.round, shared.client, shared.d, n, shared.digest)
+    def version(self, n: int) -> int:
+        """The wire version that `encode` writes when it carries ``n`` positions: the oldest one with these bytes, so
+        that older receivers read what they can.
+        """
+        return 1
+
+    def _header(self, shared: SharedState, n: int, version: int) -> Header:
+        return Header(self.number, shared.round, shared.client, shared.d, n, shared.digest, version=version)
 
     @abstractmethod
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:

@@ -1,10 +1,10 @@
-"""3-wise binary fuse filters (Graf, Lemire 2022): built by pyfusefilter's compiled core, tested by our own vectorised
-loop.
+"""3-wise binary fuse filters (Graf, Lemire 2022): built by pyfusefilter's compiled core, large ones by our own builder,
+and tested by our own vectorised loop.
 
-A filter of n keys holds about 1.125 n fingerprints of 8, 16 or 32 bits (the core has no 32: binary_fuse32.py builds
-those). A key of the set always matches; any other key matches with probability 2^-bits. Membership here is
-bit-identical to the core's ``contain``, which answers one key a call; ours runs over millions of consecutive positions
-with Numba, on all cores.
+A filter of n keys holds about 1.13 n fingerprints of 8, 16 or 32 bits, a small one some more. The core has no 32 bits
+and takes more room than large filters need: fuse_build.py builds those. A key of the set always matches; any other key
+matches with probability 2^-bits. Membership here is bit-identical to the core's ``contain``, which answers one key a
+call; ours runs over millions of consecutive positions with Numba, on all cores.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pyfusefilter._xorfilter import ffi, lib
 
-from common.codecs.binary_fuse32 import build_fingerprints32
 from common.codecs.distance import uniform_bounds
+from common.codecs.fuse_build import build_fingerprints
+from common.codecs.fuse_geometry import MAX_SEGMENT_LENGTH, TIGHT_KEYS
+from common.codecs.fuse_hash import fingerprint_of, hash_of, slots_of
 from common.codecs.parallel import for_each, split
 from common.errors import BadGeometry, EncodeError
 
 __all__ = ["BinaryFuseFilter", "build_filter", "check_geometry"]
 
-MAX_SEGMENT_LENGTH = 262_144
 MAX_FINGERPRINTS = (1 << 32) - 1
 """Slots are computed with 32 bits; beyond, they would lie outside the array."""
+_BLOCK = 1024
 _GROWTHS = (1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)
 
 
@@ -105,26 +107,11 @@ class BinaryFuseFilter:
 
 @numba.njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
 def _matches(  # pragma: no cover - compiled
-    key: Any, fingerprints: Any, seed: Any, segment_length: Any, segment_count_length: Any, index_mask: Any
+    h: Any, fingerprints: Any, segment_length: Any, segment_count_length: Any
 ) -> Any:
-    """Whether a key's three fingerprints add up. All integers are uint64: one signed operand would turn them into
-    floats.
-    """
-    u18, u32, u33 = np.uint64(18), np.uint64(32), np.uint64(33)
-    low32 = np.uint64(0xFFFFFFFF)
-    # murmur64 finaliser of key + seed
-    h = key + seed
-    h ^= h >> u33
-    h *= np.uint64(0xFF51AFD7ED558CCD)
-    h ^= h >> u33
-    h *= np.uint64(0xC4CEB9FE1A85EC53)
-    h ^= h >> u33
-    # high 64 bits of h * segment_count_length, whose second factor has 32 bits
-    h0 = ((h >> u32) * segment_count_length + (((h & low32) * segment_count_length) >> u32)) >> u32
-    h1 = (h0 + segment_length) ^ ((h >> u18) & index_mask)
-    h2 = (h0 + segment_length + segment_length) ^ (h & index_mask)
-    fingerprint = fingerprints.dtype.type(h ^ (h >> u32))
-    return fingerprint == fingerprints[h0] ^ fingerprints[h1] ^ fingerprints[h2]
+    """Whether the three fingerprints of a key with this hash add up."""
+    h0, h1, h2 = slots_of(h, segment_length, segment_count_length)
+    return fingerprint_of(h, fingerprints) == fingerprints[h0] ^ fingerprints[h1] ^ fingerprints[h2]
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -132,9 +119,14 @@ def _contains(  # pragma: no cover - compiled
     start: Any, out: Any, fingerprints: Any, seed: Any, segment_length: Any, segment_count_length: Any
 ) -> None:
     """Write membership of keys ``start ...`` into ``out``."""
-    index_mask = segment_length - np.uint64(1)
-    for i in range(out.size):
-        out[i] = _matches(start + np.uint64(i), fingerprints, seed, segment_length, segment_count_length, index_mask)
+    # A block of hashes at a time: the compiler makes vector code of the first loop, and only of that.
+    hashes = np.empty(_BLOCK, np.uint64)
+    for begin in range(0, out.size, _BLOCK):
+        size = min(_BLOCK, out.size - begin)
+        for i in range(size):
+            hashes[i] = hash_of(start + np.uint64(begin + i), seed)
+        for i in range(size):
+            out[begin + i] = _matches(hashes[i], fingerprints, segment_length, segment_count_length)
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -151,24 +143,23 @@ def _contains_candidates(  # pragma: no cover - compiled
     segment_count_length: Any,
 ) -> int:
     """The same for candidates only, in one pass; returns their number."""
-    index_mask = segment_length - np.uint64(1)
     tested = 0
     for i in range(out.size):
         u, t = np.int32(uniforms[i]), theta[i]
         out[i] = False
         if low[t] <= u < end_of[t]:
             tested += 1
-            out[i] = _matches(
-                start + np.uint64(i), fingerprints, seed, segment_length, segment_count_length, index_mask
-            )
+            h = hash_of(start + np.uint64(i), seed)
+            out[i] = _matches(h, fingerprints, segment_length, segment_count_length)
     return tested
 
 
 def build_filter(keys: NDArray[np.uint64], bits: int) -> BinaryFuseFilter:
-    """Build a filter of distinct keys, with the compiled core where it can.
+    """Build a filter of distinct keys.
 
-    The core tries 100 seeds for its preferred size and gives up for a few n (11,480 to 11,530 in its release of January
-    2026); we then allow it a larger array, which the receiver reads from the header anyway.
+    The compiled core builds those of 8 and 16 bits below `TIGHT_KEYS`. It tries 100 seeds for its preferred size and
+    gives up for a few n (11,480 to 11,530 in its release of January 2026); we then allow it a larger array, which the
+    receiver reads from the header anyway.
 
     Parameters
     ----------
@@ -182,8 +173,8 @@ def build_filter(keys: NDArray[np.uint64], bits: int) -> BinaryFuseFilter:
     EncodeError
         If no size works, which means that the keys are not distinct.
     """
-    if bits == 32:
-        return BinaryFuseFilter(*build_fingerprints32(keys))
+    if bits == 32 or len(keys) >= TIGHT_KEYS:
+        return BinaryFuseFilter(*build_fingerprints(keys, bits))
     name = {8: "binary_fuse8", 16: "binary_fuse16"}[bits]
     allocate, populate, free = (getattr(lib, f"{name}_{verb}") for verb in ("allocate", "populate", "free"))
     keys = np.array(keys, dtype=np.uint64)  # a copy: the core may reorder keys

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from common.codecs.base import Body, Bound, DeltaCodec
 from common.codecs.binary_fuse import BinaryFuseFilter, build_filter, check_geometry
 from common.codecs.distance import UNIT, distance_histogram, distances
+from common.codecs.fuse_geometry import TIGHT_KEYS
 from common.codecs.png import check_png, image_shape, pack_png, unpack_png
 from common.codecs.state import SharedState
 from common.errors import BadGeometry, ImplausibleDelta, TruncatedPayload
@@ -60,10 +61,17 @@ class FuseCodec(DeltaCodec):
     """
 
     bits: ClassVar[int]
+    newest_version: ClassVar[int] = 2
 
     def __init__(self, keep: float = 1.0, candidates: bool = True) -> None:
         super().__init__(keep)
         self.candidates = candidates
+
+    def version(self, n: int) -> int:
+        """Version 2 has smaller filters of many keys. They are read as ever, but are other bytes, with other mistakes,
+        than version 1 has for the same delta.
+        """
+        return 2 if n >= TIGHT_KEYS else 1
 
     def selected_delta(self, theta_local: NDArray[np.float32], shared: SharedState) -> NDArray[np.int64]:
         """Positions to send, int64, ascending.

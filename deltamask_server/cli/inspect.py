@@ -101,7 +101,7 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     """
     from common.codecs import codec_of
     from common.errors import ChecksumMismatch, PayloadError, WrongFormat, WrongModel
-    from common.wire import HEADER_BYTES, METHODS, VERSION, read_header
+    from common.wire import HEADER_BYTES, METHODS, read_header
 
     header, intact = read_header(payload)
     methods = {number: name for name, number in METHODS.items()}
@@ -109,7 +109,7 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
         raise WrongFormat(f"method {header.method}: there is no such method")
     codec = codec_of(payload)
     lines = [
-        ("format", f"wire version {VERSION}, method {methods[header.method]}"),
+        ("format", f"wire version {header.version}, method {methods[header.method]}"),
         ("codec", f"{codec.name} (number {codec.number})"),
         ("round, client", f"{header.round:,}, {header.client:,}"),
         ("d", f"{header.d:,} masked weights"),
@@ -120,6 +120,8 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     refused: PayloadError | None = None if intact else ChecksumMismatch("the checksum does not fit the bytes")
     parts = {"header": HEADER_BYTES}
     try:
+        if header.version > codec.newest_version:
+            raise WrongFormat(f"version {header.version}; codec {codec.name} has none above {codec.newest_version}")
         if header.n > header.d:
             raise WrongModel(f"{header.d} masked weights and {header.n} positions")
         body = codec.describe(header.n, payload[HEADER_BYTES:])

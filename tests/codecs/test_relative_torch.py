@@ -17,7 +17,7 @@ from common.codecs.relative import PRESETS
 from common.codecs.relative_torch import DEVICE_BYTES, choose_on
 from common.theta import quantise
 from tests.codecs.cases import any_case, realistic, seeds
-from tests.codecs.test_golden import LOCAL, SHARED
+from tests.codecs.test_golden import case
 
 cases = st.one_of(
     st.tuples(st.integers(1, 5000), seeds, st.sampled_from(["same", "step"])),
@@ -41,7 +41,8 @@ def test_same_bytes(preset: str, case: tuple[int, int, str], target_bpp: float) 
 
 def test_golden_payload() -> None:
     golden = Path(__file__).parents[1] / "golden" / "relative.payload"
-    assert get_codec("relative", device="cpu").encode(LOCAL, SHARED) == golden.read_bytes()
+    shared, local = case("relative")
+    assert get_codec("relative", device="cpu").encode(local, shared) == golden.read_bytes()
 
 
 @pytest.mark.parametrize("device_bytes", [0, 10_000, 1_000_000])
