@@ -51,7 +51,7 @@ def _measure(what: str, name: str, folder: Path) -> int:
     codec, (small, small_local) = get_codec(name), realistic_round(_WARM_UP)
     codec.decode(codec.encode(small_local, small), small)
     theta, path = np.load(folder / "theta.npy"), folder / f"{name}.payload"
-    shared = SharedState(theta, small.seed, small.round, small.client)
+    shared = SharedState(theta, small.seed, small.round, small.slot)
     if what == "encode":
         local = np.load(folder / "local.npy")
         before = _largest()

@@ -53,7 +53,7 @@ def realistic(
     width = 0.1
     for _ in range(8):
         width *= math.sqrt(kl / bernoulli_kl(quantise(local(width)) / ONE, theta / ONE).mean())
-    return SharedState(theta, seed=7, round=2, client=1, segments=segments), local(width)
+    return SharedState(theta, seed=7, round=2, slot=1, segments=segments), local(width)
 
 
 def bias_figures(codec: Codec, shared: SharedState, local: NDArray[np.float32], runs: int = RUNS) -> dict[str, float]:

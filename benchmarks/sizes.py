@@ -95,4 +95,4 @@ def _round_of_divergence(d: int, kl: float) -> tuple[SharedState, NDArray[np.flo
     for _ in range(8):  # KL goes about with the square of the width
         reached = bernoulli_kl(quantise(local(width, stop)) / ONE, theta[:stop] / ONE).mean()
         width *= math.sqrt(kl / float(reached))
-    return SharedState(theta, seed=7, round=2, client=1), local(width, d)
+    return SharedState(theta, seed=7, round=2, slot=1), local(width, d)

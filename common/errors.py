@@ -13,7 +13,7 @@ it is counted by
     ├── WrongFormat        "wrong-format"      not our magic bytes, version, method, codec, or a reserved bit is set
     ├── ChecksumMismatch   "checksum"
     ├── WrongRound         "wrong-round"
-    ├── WrongClient        "wrong-client"
+    ├── WrongSlot          "wrong-slot"
     ├── WrongModel         "wrong-model"       other number of masked weights, other theta, other frozen weights
     ├── BadGeometry        "bad-geometry"      a filter whose sizes contradict each other
     ├── BadCode            "bad-code"          entropy-coded data that do not hold exactly what the header says
@@ -44,10 +44,10 @@ __all__ = [
     "PayloadError",
     "RoundError",
     "TruncatedPayload",
-    "WrongClient",
     "WrongFormat",
     "WrongModel",
     "WrongRound",
+    "WrongSlot",
     "brief",
 ]
 
@@ -121,10 +121,10 @@ class WrongRound(PayloadError):
     reason = "wrong-round"
 
 
-class WrongClient(PayloadError):
-    """A payload that names another client than the one it came from."""
+class WrongSlot(PayloadError):
+    """A payload that names another slot of the round than its sender has."""
 
-    reason = "wrong-client"
+    reason = "wrong-slot"
 
 
 class WrongModel(PayloadError):

@@ -37,7 +37,7 @@ def stream_key(seed: int, round: int, client: int, purpose: str = "mask") -> int
     seed
         Run seed, 0 to 2^63 - 1.
     round, client
-        Round from 0 on, client id from 0 on.
+        Round from 0 on; client id, or slot of the round, from 0 on.
     purpose
         Separates streams of one round and client that must be independent.
     """

@@ -15,10 +15,10 @@ from common.errors import (
     ChecksumMismatch,
     OversizedPayload,
     TruncatedPayload,
-    WrongClient,
     WrongFormat,
     WrongModel,
     WrongRound,
+    WrongSlot,
 )
 
 __all__ = [
@@ -48,7 +48,8 @@ class Header:
     codec: int
     """Codec number, see ``common.codecs``."""
     round: int
-    client: int
+    slot: int
+    """The client's number in this round."""
     d: int
     """Masked weights of the model."""
     n: int
@@ -76,7 +77,7 @@ def pack_payload(header: Header, body: bytes) -> bytes:
         header.codec,
         0,
         header.round,
-        header.client,
+        header.slot,
         header.d,
         header.n,
         header.theta_digest,
@@ -104,13 +105,13 @@ def read_header(payload: bytes) -> tuple[Header, bool]:
     """
     if len(payload) < HEADER_BYTES:
         raise TruncatedPayload(f"{len(payload)} bytes, but the header alone has {HEADER_BYTES}")
-    magic, version, method, codec, flags, round_, client, d, n, digest, checksum = _LAYOUT.unpack_from(payload)
+    magic, version, method, codec, flags, round_, slot, d, n, digest, checksum = _LAYOUT.unpack_from(payload)
     if magic != MAGIC or version not in VERSIONS or flags != 0:
         known = " or ".join(map(str, VERSIONS))
         raise WrongFormat(f"magic {magic!r}, version {version}, flags {flags}; expected {MAGIC!r}, {known}, 0")
     view = memoryview(payload)
     intact = zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: HEADER_BYTES - 4])) == checksum
-    return Header(codec, round_, client, d, n, digest, method, version), intact
+    return Header(codec, round_, slot, d, n, digest, method, version), intact
 
 
 def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
@@ -130,7 +131,7 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
 
     Raises
     ------
-    TruncatedPayload, OversizedPayload, WrongFormat, ChecksumMismatch, WrongRound, WrongClient, WrongModel
+    TruncatedPayload, OversizedPayload, WrongFormat, ChecksumMismatch, WrongRound, WrongSlot, WrongModel
         Each for what its name says.
     """
     limit = max_payload_bytes(expected.d)
@@ -145,8 +146,8 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
         raise WrongFormat(f"version {found.version}; codec {found.codec} has none above {expected.version}")
     if found.round != expected.round:
         raise WrongRound(f"payload of round {found.round} in round {expected.round}")
-    if found.client != expected.client:
-        raise WrongClient(f"payload of client {found.client} from client {expected.client}")
+    if found.slot != expected.slot:
+        raise WrongSlot(f"payload of slot {found.slot} from slot {expected.slot}")
     if found.d != expected.d or found.n > found.d:
         raise WrongModel(f"{found.d} masked weights and {found.n} positions; this model has {expected.d}")
     if found.theta_digest != expected.theta_digest:

@@ -35,11 +35,11 @@ def local_step(theta: np.ndarray, seed: int, size: float = 0.5, moved: float = 0
     return (1 / (1 + np.exp(-(np.log(p / (1 - p)) + step)))).astype(np.float32)
 
 
-def shared_state(d: int, seed: int = 1, round: int = 3, client: int = 2) -> SharedState:
+def shared_state(d: int, seed: int = 1, round: int = 3, slot: int = 2) -> SharedState:
     """Theta as a mean of ten masks leaves it after a few rounds."""
     ones = np.random.default_rng(seed).binomial(10, 0.93, d)
     theta = (np.clip(ones / 10, 0.01, 0.99) * 65536).astype(np.uint16)
-    return SharedState(theta, seed=seed, round=round, client=client)
+    return SharedState(theta, seed=seed, round=round, slot=slot)
 
 
 @pytest.fixture(autouse=True, scope="session")

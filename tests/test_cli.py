@@ -250,7 +250,7 @@ def test_golden_payloads_are_explained(path: Path) -> None:
     assert result.exit_code == 0
     large = path.stem.endswith("-large")
     weights = "557,056 masked weights" if large else "4,096 masked weights"
-    for text in ("round, client", "2, 5", weights, f"wire version {1 + large}", "fits", "not decoded"):
+    for text in ("round, slot", "2, 5", weights, f"wire version {1 + large}", "fits", "not decoded"):
         assert text in result.stdout
     assert large or "5f0169dba0755392" in result.stdout
     assert path.stem.removesuffix("-all").removesuffix("-large") in result.stdout

@@ -9,14 +9,14 @@ from common.errors import (
     OversizedPayload,
     PayloadError,
     TruncatedPayload,
-    WrongClient,
     WrongFormat,
     WrongModel,
     WrongRound,
+    WrongSlot,
 )
 from common.wire import HEADER_BYTES, Header, max_payload_bytes, pack_payload, unpack_payload
 
-HEADER = Header(codec=1, round=7, client=3, d=1000, n=12, theta_digest=bytes(range(8)))
+HEADER = Header(codec=1, round=7, slot=3, d=1000, n=12, theta_digest=bytes(range(8)))
 
 
 def test_layout_is_the_documented_one() -> None:
@@ -35,7 +35,7 @@ def test_each_mismatch_is_an_error_of_its_own() -> None:
         OversizedPayload: (bytes(max_payload_bytes(1000) + 1), HEADER),
         ChecksumMismatch: (payload[:-1] + b"z", HEADER),
         WrongRound: (payload, replace(HEADER, round=8)),
-        WrongClient: (payload, replace(HEADER, client=4)),
+        WrongSlot: (payload, replace(HEADER, slot=4)),
     }
     for error, (data, expected) in cases.items():
         with pytest.raises(error):

@@ -2,7 +2,7 @@
 
 >>> import numpy as np
 >>> from common.codecs import SharedState, get_codec
->>> shared = SharedState(theta=np.full(10_000, 62_259, np.uint16), seed=1, round=1, client=0)
+>>> shared = SharedState(theta=np.full(10_000, 62_259, np.uint16), seed=1, round=1, slot=0)
 >>> theta_local = np.full(10_000, 0.9, np.float32)
 >>> payload = get_codec("fuse16").encode(theta_local, shared)
 >>> mask = get_codec("fuse16").decode(payload, shared)

@@ -241,7 +241,7 @@ def _keys(shared: SharedState) -> tuple[np.uint64, np.uint64]:
     The decoder needs only the first. The second is a stream like any other, so that equal input gives equal bytes.
     """
     names = ("relative/candidates", "relative/choice")
-    candidates, choice = (np.uint64(stream_key(shared.seed, shared.round, shared.client, name)) for name in names)
+    candidates, choice = (np.uint64(stream_key(shared.seed, shared.round, shared.slot, name)) for name in names)
     return candidates, choice
 
 

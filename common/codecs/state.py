@@ -26,7 +26,7 @@ class SharedState:
     ----------
     theta
         uint16 ``(d,)``, probability = theta / 65536, 1..65535.
-    seed, round, client
+    seed, round, slot
         Run seed, round and the client's slot, its number in this round: they name the stream of uniforms.
     segments
         Layer sizes that add up to d; default ``(d,)``.
@@ -40,7 +40,7 @@ class SharedState:
     theta: NDArray[np.uint16]
     seed: int
     round: int
-    client: int
+    slot: int
     segments: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class SharedState:
     @cached_property
     def uniforms(self) -> NDArray[np.uint16]:
         """The shared uniforms u, uint16 ``(d,)``."""
-        return uniforms(stream_key(self.seed, self.round, self.client), self.d)
+        return uniforms(stream_key(self.seed, self.round, self.slot), self.d)
 
     @cached_property
     def digest(self) -> bytes:

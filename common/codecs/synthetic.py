@@ -82,7 +82,7 @@ def _draw(d: int, seed: int, moved: float) -> tuple[SharedState, NDArray[np.floa
     theta = (np.clip(rng.binomial(10, 0.93, d) / 10, _CLIP, 1 - _CLIP) * ONE).astype(np.uint16)
     p = theta / ONE
     direction = rng.standard_normal(d) * (rng.random(d) < moved)
-    return SharedState(theta, seed=seed, round=1, client=1), np.log(p / (1 - p)), direction
+    return SharedState(theta, seed=seed, round=1, slot=1), np.log(p / (1 - p)), direction
 
 
 def _probability(log_odds: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ _NEAR = (64, 1024, 4096)
 
 
 def pack_exact(
-    theta: NDArray[np.uint16], base: NDArray[np.uint16], seed: int, server_round: int, clients: Sequence[int]
+    theta: NDArray[np.uint16], base: NDArray[np.uint16], seed: int, server_round: int, slots: Sequence[int]
 ) -> bytes | None:
     """Theta after a round, for who holds the theta before it.
 
@@ -32,7 +32,7 @@ def pack_exact(
     ----------
     theta, base
         uint16 ``(d,)``, after and before.
-    seed, server_round, clients
+    seed, server_round, slots
         Run seed, the round, and the slots of the clients whose masks were folded: they name the streams of uniforms.
 
     Returns
@@ -41,13 +41,13 @@ def pack_exact(
     """
     palette, symbols = palette_of(theta)
     old_palette, old = palette_of(base)
-    if palette is None or old_palette is None or len(clients) > MAX_CLIENTS:
+    if palette is None or old_palette is None or len(slots) > MAX_CLIENTS:
         return None
-    front = struct.pack("<IH", server_round, len(clients)) + np.asarray(sorted(clients), "<u4").tobytes()
+    front = struct.pack("<IH", server_round, len(slots)) + np.asarray(sorted(slots), "<u4").tobytes()
     front += pack_palette(palette)
     bodies = []
     for kind in (0, 1):
-        contexts, classes = _contexts(kind, base, old, len(old_palette), seed, server_round, sorted(clients))
+        contexts, classes = _contexts(kind, base, old, len(old_palette), seed, server_round, sorted(slots))
         if classes * len(palette) <= 1 << 20:
             bodies.append(bytes([kind]) + encode_symbols(symbols, contexts, len(palette), classes))
     return pack_step(EXACT, theta, base, front + min(bodies, key=len)) if bodies else None
@@ -56,21 +56,21 @@ def pack_exact(
 def unpack_exact(body: bytes, base: NDArray[np.uint16], seed: int) -> NDArray[np.uint16]:
     """Read what `pack_exact` wrote, from the theta before; raises PayloadError."""
     if len(body) < 6:
-        raise TruncatedPayload("the round and its clients are cut off")
+        raise TruncatedPayload("the round and its slots are cut off")
     server_round, count = struct.unpack_from("<IH", body)
     if count > MAX_CLIENTS:
-        raise BadGeometry(f"masks of {count} clients; at most {MAX_CLIENTS}")
+        raise BadGeometry(f"masks of {count} slots; at most {MAX_CLIENTS}")
     if len(body) < 6 + 4 * count:
-        raise TruncatedPayload("the list of clients is cut off")
+        raise TruncatedPayload("the list of slots is cut off")
     listed = np.frombuffer(body, "<u4", count, offset=6)
     if (listed[1:] <= listed[:-1]).any():
-        raise BadGeometry("the clients are not in ascending order")
-    clients = listed.tolist()
+        raise BadGeometry("the slots are not in ascending order")
+    slots = listed.tolist()
     palette, rest = read_palette(body[6 + 4 * count :])
     old_palette, old = palette_of(base)
     if not rest or old_palette is None:
         raise TruncatedPayload("the kind of context is cut off")
-    contexts, classes = _contexts(rest[0], base, old, len(old_palette), seed, server_round, clients)
+    contexts, classes = _contexts(rest[0], base, old, len(old_palette), seed, server_round, slots)
     return palette[decode_symbols(rest[1:], contexts, len(palette), classes)]
 
 
@@ -81,9 +81,9 @@ def _contexts(
     values: int,
     seed: int,
     server_round: int,
-    clients: Sequence[int],
+    slots: Sequence[int],
 ) -> tuple[NDArray[np.uint16], int]:
-    """What both sides know of a position: kind 0, its old value; kind 1, also the ones among the clients' masks m_g,
+    """What both sides know of a position: kind 0, its old value; kind 1, also the ones among the slots' masks m_g,
     and how near the nearest of their uniforms is to theta.
     """
     if kind == 0:
@@ -92,8 +92,8 @@ def _contexts(
         raise WrongFormat(f"contexts of kind {kind}")
     ones = np.zeros(len(base), dtype=np.uint16)
     nearest = np.full(len(base), 65535, dtype=np.uint16)
-    for client in clients:
-        shared = SharedState(base, seed, server_round, client)
+    for slot in slots:
+        shared = SharedState(base, seed, server_round, slot)
         mask = shared.mask()
         ones += mask
         distance = np.where(mask, base - shared.uniforms, shared.uniforms - base)
@@ -101,7 +101,7 @@ def _contexts(
     levels = len(_NEAR) + 1
     near = np.searchsorted(np.array(_NEAR, dtype=np.uint16), nearest).astype(np.uint16)
     contexts = (ones * np.uint16(levels)) + near
-    classes = (len(clients) + 1) * levels
+    classes = (len(slots) + 1) * levels
     # The old value matters beside the ones when the posterior reaches back further than one round; not if there are
     # many.
     if classes * values <= _MAX_CONTEXTS:

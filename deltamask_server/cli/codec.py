@@ -112,4 +112,4 @@ def _from_files(theta: Path | None, theta_local: Path | None, seed: int) -> tupl
     before, after = read_probabilities(theta, "--theta"), read_probabilities(theta_local, "--theta-local")
     if len(before) != len(after):
         fail(f"--theta has {len(before):,} values and --theta-local {len(after):,}: they must be of one model", 2)
-    return SharedState(quantise(before), seed=seed, round=1, client=1), after
+    return SharedState(quantise(before), seed=seed, round=1, slot=1), after

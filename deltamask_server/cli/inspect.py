@@ -111,7 +111,7 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     lines = [
         ("format", f"wire version {header.version}, method {methods[header.method]}"),
         ("codec", f"{codec.name} (number {codec.number})"),
-        ("round, client", f"{header.round:,}, {header.client:,}"),
+        ("round, slot", f"{header.round:,}, {header.slot:,}"),
         ("d", f"{header.d:,} masked weights"),
         ("n", f"{header.n:,} {codec.counts}" + (f", {100 * header.n / header.d:.3g} % of d" if header.d else "")),
         ("theta digest", header.theta_digest.hex()),

@@ -54,7 +54,7 @@ def target(name: str, d: int = 20_000) -> Target:
     """Theta after a few rounds, two layers, a local step at a fifth of the positions."""
     kind, options = CODECS[name]
     codec, theta = get_codec(kind, **options), shared_state(d).theta
-    shared = SharedState(theta, seed=1, round=3, client=2, segments=(d // 3, d - d // 3))
+    shared = SharedState(theta, seed=1, round=3, slot=2, segments=(d // 3, d - d // 3))
     return Target(codec, shared, codec.encode(local_step(theta, seed=5), shared))
 
 

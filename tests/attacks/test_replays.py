@@ -12,7 +12,7 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from common.codecs import SharedState, available_codecs, codec_of
-from common.errors import PayloadError, WrongClient, WrongFormat, WrongModel, WrongRound
+from common.errors import PayloadError, WrongFormat, WrongModel, WrongRound, WrongSlot
 from common.theta import quantise
 from deltamask_server.exchange import exchange
 from tests.attacks.targets import every_codec, target
@@ -29,13 +29,13 @@ def test_each_field_of_the_header_that_names_something_else(name: str) -> None:
     other_theta = theta.copy()
     other_theta[-1] -= 1
     cases: list[tuple[SharedState, type[PayloadError]]] = [
-        (SharedState(theta, seed, shared.round + 1, shared.client, layers), WrongRound),
-        (SharedState(theta, seed, shared.round - 1, shared.client, layers), WrongRound),
-        (SharedState(theta, seed, shared.round, shared.client + 1, layers), WrongClient),
-        (SharedState(theta, seed, shared.round, 2**32 - 1, layers), WrongClient),
-        (SharedState(other_theta, seed, shared.round, shared.client, layers), WrongModel),
-        (SharedState(theta[:-1], seed, shared.round, shared.client), WrongModel),
-        (SharedState(np.append(theta, theta[-1:]), seed, shared.round, shared.client), WrongModel),
+        (SharedState(theta, seed, shared.round + 1, shared.slot, layers), WrongRound),
+        (SharedState(theta, seed, shared.round - 1, shared.slot, layers), WrongRound),
+        (SharedState(theta, seed, shared.round, shared.slot + 1, layers), WrongSlot),
+        (SharedState(theta, seed, shared.round, 2**32 - 1, layers), WrongSlot),
+        (SharedState(other_theta, seed, shared.round, shared.slot, layers), WrongModel),
+        (SharedState(theta[:-1], seed, shared.round, shared.slot), WrongModel),
+        (SharedState(np.append(theta, theta[-1:]), seed, shared.round, shared.slot), WrongModel),
     ]
     for receiver, error in cases:
         with pytest.raises(error):
@@ -84,7 +84,7 @@ def replayed(**wrong: int) -> Change:
 
 @pytest.mark.parametrize(
     ("reason", "wrong"),
-    [("wrong-round", {"round": 3}), ("wrong-client", {"slot": 7}), ("wrong-client", {"slot": 9})],
+    [("wrong-round", {"round": 3}), ("wrong-slot", {"slot": 7}), ("wrong-slot", {"slot": 9})],
 )
 def test_the_strategy_drops_a_payload_of_another_round_or_client(reason: str, wrong: dict[str, int]) -> None:
     honest, attacked = strategy(), strategy()

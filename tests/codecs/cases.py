@@ -34,12 +34,12 @@ def any_case(d: int, seed: int, kind: str) -> tuple[SharedState, NDArray[np.floa
         "step": lambda: local_step(theta, seed),
         "any": lambda: rng.random(d, dtype=np.float32),
     }[kind]()
-    return SharedState(theta, seed=seed, round=1, client=0, segments=segments), local
+    return SharedState(theta, seed=seed, round=1, slot=0, segments=segments), local
 
 
 def realistic(kind: str, d: int = 200_000) -> tuple[SharedState, NDArray[np.float32]]:
     """After a few rounds (theta a mean of ten masks), or in the first one (constant)."""
-    first = SharedState(np.full(d, quantise(0.95)), seed=1, round=1, client=0)
+    first = SharedState(np.full(d, quantise(0.95)), seed=1, round=1, slot=0)
     shared = first if kind == "first" else shared_state(d)
     return shared, local_step(shared.theta, seed=5)
 
@@ -72,4 +72,4 @@ def sent(payload: bytes) -> int:
 
 def repack(codec: Codec, shared: SharedState, n: int, body: bytes) -> bytes:
     """A payload whose header and checksum are right, whatever the body is."""
-    return pack_payload(Header(codec.number, shared.round, shared.client, shared.d, n, shared.digest), body)
+    return pack_payload(Header(codec.number, shared.round, shared.slot, shared.d, n, shared.digest), body)

@@ -27,7 +27,7 @@ BITMAP, BLOOM = get_codec("bitmap"), get_codec("bloom")
 def test_any_mask_comes_back_whole(d: int, seed: int, kind: str, keep: float) -> None:
     shared, local = any_case(d, seed, kind)
     payload = get_codec("bitmap", keep=keep).encode(local, shared)  # kappa does not apply
-    again = SharedState(shared.theta.copy(), shared.seed, shared.round, shared.client, shared.segments)
+    again = SharedState(shared.theta.copy(), shared.seed, shared.round, shared.slot, shared.segments)
     assert payload == BITMAP.encode(local.copy(), again)
     mask = shared.local_mask(local)
     assert np.array_equal(BITMAP.decode(payload, again), mask)

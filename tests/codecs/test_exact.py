@@ -29,7 +29,7 @@ def test_any_delta_comes_back_without_loss(d: int, seed: int, kind: str, keep: f
     shared, local = any_case(d, seed, kind)
     codec = get_codec("exact", keep=keep)
     payload = codec.encode(local, shared)
-    again = SharedState(shared.theta.copy(), shared.seed, shared.round, shared.client, shared.segments)
+    again = SharedState(shared.theta.copy(), shared.seed, shared.round, shared.slot, shared.segments)
     assert payload == codec.encode(local.copy(), again)
     positions = delta(local, shared, keep)
     assert np.array_equal(np.flatnonzero(EXACT.decode(payload, again) != shared.mask()), positions)

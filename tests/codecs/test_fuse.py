@@ -44,7 +44,7 @@ def test_decoding_gives_a_superset_of_the_selected_delta(name: str, keep: float)
 def test_any_size_and_any_theta(name: str, d: int, seed: int, kind: str) -> None:
     rng = np.random.default_rng(seed)
     theta = rng.integers(1, 65536, d, dtype=np.uint16)
-    shared = SharedState(theta, seed=seed, round=1, client=0)
+    shared = SharedState(theta, seed=seed, round=1, slot=0)
     local = {
         "same": probabilities(theta),
         "ones": np.ones(d, np.float32),
@@ -54,7 +54,7 @@ def test_any_size_and_any_theta(name: str, d: int, seed: int, kind: str) -> None
     codec = get_codec(name, candidates=False)
     payload = codec.encode(local, shared)
     assert payload == get_codec(name, candidates=False).encode(
-        local.copy(), SharedState(theta.copy(), seed=seed, round=1, client=0)
+        local.copy(), SharedState(theta.copy(), seed=seed, round=1, slot=0)
     )
     flips = codec.decode(payload, shared) != shared.mask()
     assert flips[expected_delta(local, shared, 1.0)].all()
@@ -66,7 +66,7 @@ def test_any_size_and_any_theta(name: str, d: int, seed: int, kind: str) -> None
 def test_common_random_numbers_flip_with_the_size_of_the_step() -> None:
     # P(flip) = |theta_local - theta|; with independent draws it would be about 2 theta (1 - theta) = 0.095 here.
     theta = np.full(400_000, quantise(0.95))
-    shared = SharedState(theta, seed=1, round=1, client=1)
+    shared = SharedState(theta, seed=1, round=1, slot=1)
     flips = shared.local_mask(np.full(400_000, 0.94, np.float32)) != shared.mask()
     assert flips.mean() == pytest.approx(0.01, abs=5 * np.sqrt(0.01 / 400_000))
 

@@ -138,7 +138,7 @@ def test_large_filters_of_version_1_decode(name: str, monkeypatch: pytest.Monkey
         flips = codec.decode(payload, shared) != shared.mask()
         assert flips[positions].all()
         body = payload[HEADER_BYTES:]
-        other = Header(codec.number, shared.round, shared.client, shared.d, sent(payload), shared.digest, version=3)
+        other = Header(codec.number, shared.round, shared.slot, shared.d, sent(payload), shared.digest, version=3)
         with pytest.raises(WrongFormat):
             codec.decode(pack_payload(other, body), shared)
 
@@ -147,6 +147,6 @@ def test_only_filters_have_a_version_2() -> None:
     shared = shared_state(2_000)
     codec = get_codec("exact")
     payload = codec.encode(local_step(shared.theta, seed=1), shared)
-    header = Header(codec.number, shared.round, shared.client, shared.d, sent(payload), shared.digest, version=2)
+    header = Header(codec.number, shared.round, shared.slot, shared.d, sent(payload), shared.digest, version=2)
     with pytest.raises(WrongFormat):
         codec.decode(pack_payload(header, payload[HEADER_BYTES:]), shared)

@@ -32,7 +32,7 @@ MASKS = {
 
 def case(name: str) -> tuple[SharedState, np.ndarray]:
     d = 557_056 if name.endswith("-large") else 4096
-    shared = SharedState(np.full(d, 60_000, np.uint16), seed=11, round=2, client=5, segments=(d - 96, 96))
+    shared = SharedState(np.full(d, 60_000, np.uint16), seed=11, round=2, slot=5, segments=(d - 96, 96))
     return shared, (0.5 + uniforms(99, d) / 131072).astype(np.float32)
 
 

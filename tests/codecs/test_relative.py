@@ -30,7 +30,7 @@ SEGMENTS = (3000, 1000, 4000, 4000)
 
 def seal(shared: SharedState, n: int, body: bytes) -> bytes:
     """A payload whose header and checksum are right, whatever the body is."""
-    return pack_payload(Header(Relative.number, shared.round, shared.client, shared.d, n, shared.digest), body)
+    return pack_payload(Header(Relative.number, shared.round, shared.slot, shared.d, n, shared.digest), body)
 
 
 # -- reference
@@ -118,7 +118,7 @@ def reference_body(
         )
     starts = reference_starts(bytes(scales), shared, target)
     candidates_key, choice_key = (
-        stream_key(shared.seed, shared.round, shared.client, f"relative/{name}") for name in ("candidates", "choice")
+        stream_key(shared.seed, shared.round, shared.slot, f"relative/{name}") for name in ("candidates", "choice")
     )
     mask, indices = np.zeros(shared.d, bool), ""
     for block, (start, stop) in enumerate(itertools.pairwise(starts)):
@@ -141,9 +141,9 @@ def test_same_bytes_as_the_reference(preset: str, kl: float) -> None:
     shared, local = realistic((700, 0, 300, 200) if kl > 0.1 else (1500, 0, 1000, 2000), kl, seed=3, tail="t")
     local[:50] = 0.02
     shared.theta[50:100] = quantise(0.1)
-    shared = SharedState(shared.theta, shared.seed, shared.round, shared.client, shared.segments)
+    shared = SharedState(shared.theta, shared.seed, shared.round, shared.slot, shared.segments)
     payload = get_codec("relative", preset=preset).encode(local, shared)
-    n, body = unpack_payload(payload, Header(Relative.number, shared.round, shared.client, shared.d, 0, shared.digest))
+    n, body = unpack_payload(payload, Header(Relative.number, shared.round, shared.slot, shared.d, 0, shared.digest))
     expected_n, expected_body, expected_mask = reference_body(local, shared, *PRESETS[preset])
     assert (n, body) == (expected_n, expected_body)
     np.testing.assert_array_equal(get_codec("relative").decode(payload, shared), expected_mask)
@@ -212,7 +212,7 @@ def test_any_update_round_trips(
     codec = get_codec("relative", preset=preset, target_bpp=target_bpp)
     payload = codec.encode(local, shared)
     assert payload == codec.encode(
-        local.copy(), SharedState(shared.theta.copy(), shared.seed, shared.round, shared.client, shared.segments)
+        local.copy(), SharedState(shared.theta.copy(), shared.seed, shared.round, shared.slot, shared.segments)
     )
     mask = get_codec("relative", preset="small").decode(payload, shared)
     assert mask.shape == (shared.d,)
@@ -235,7 +235,7 @@ def test_nothing_to_send_without_weights() -> None:
 
 def test_other_streams_give_other_samples() -> None:
     shared, local = realistic(SEGMENTS, 0.003)
-    other = SharedState(shared.theta, shared.seed, shared.round, client=2, segments=shared.segments)
+    other = SharedState(shared.theta, shared.seed, shared.round, slot=2, segments=shared.segments)
     codec = get_codec("relative")
     assert (
         np.mean(codec.decode(codec.encode(local, shared), shared) != codec.decode(codec.encode(local, other), other))
