@@ -33,6 +33,7 @@ RUNS: dict[str, dict[str, str | float | bool]] = {
     "exact": {"codec": "exact"},
     "relative": {"codec": "relative"},
     "relative-budget": {"codec": "relative", "target-bpp": BUDGET},
+    "relative-relayed": {"codec": "relative", "downlink": "relay"},
     "bitmap": {"codec": "bitmap"},
     "bloom": {"codec": "bloom"},
 }
