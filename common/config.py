@@ -100,8 +100,19 @@ class RunConfig(_Config):
     classes_per_client: int = Field(2, ge=1, description="Classes each client holds under `pathological`.")
 
     local_epochs: int = Field(3, ge=1, description="Passes over the local data in a round.")
-    batch_size: int = Field(32, ge=1, description="Images in a training step.")
-    learning_rate: float = Field(0.1, gt=0, description="Adam's step on the scores.")
+    batch_size: int = Field(32, ge=1, description="Images in a training step; a SuperNode may have its own.")
+    learning_rate: float = Field(0.1, gt=0, description="The optimiser's step on the scores.")
+    optimiser: Literal["adam", "sgd"] = Field("adam", description="How scores are trained; `adam` is the paper.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`.")
+    augment: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Augmented views of each training image beside itself, drawn once: their activations are cached.",
+    )
+    augment_mirror: bool = Field(
+        True, description="Views may be mirrored; false for digits, letters, and all that reads one way."
+    )
     initial_theta: float = Field(
         0.95, gt=0, lt=1, description="Probability of every mask bit at the start; 1 would be the pre-trained function."
     )
@@ -159,7 +170,20 @@ class NodeConfig(_Config):
     num_partitions: int = Field(ge=1, description="Parts the training data is divided into.")
     codec: str = Field("", description="This client's codec; default: the run's.")
     target_bpp: float | None = Field(None, ge=0, le=32, description="This client's budget; default: the run's.")
+    batch_size: int | None = Field(
+        None, ge=1, description="This client's images in a training step; default: the run's."
+    )
     device: str = Field("auto", description="`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="What layers compute in; `auto` is bfloat16 (by autocast) on CUDA, and float32 elsewhere. Scores "
+        "are always float32.",
+    )
+    activations: Literal["disk", "memory", "none"] = Field(
+        "disk",
+        description="Where the frozen prefix's activations are kept: a memory-mapped file in cache-dir, this process, "
+        "or nowhere: then every step computes them.",
+    )
     cache_dir: str = Field(
         "",
         description="Where activations are kept; default: $XDG_CACHE_HOME/deltamask, ~/.cache/deltamask.",

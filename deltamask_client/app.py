@@ -10,43 +10,30 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
-from numpy.typing import NDArray
 
 from common.codecs import Codec, SharedState, get_codec
 from common.config import NodeConfig, RunConfig, parse_node_config, parse_run_config
-from common.data import load_dataset, partition_indices
 from common.downlink import apply_chain
 from common.errors import WrongModel
 from common.messages import Hello, pack_hello, pack_update, unpack_global
-from common.models import Backbone, Head, cached_activations, fit_linear_probe, load_backbone
+from common.models import Head, fit_linear_probe
 from common.selection import cosine_kappa
 from common.theta import theta_digest
 from common.uniforms import stream_seed
+from deltamask_client.site import Site, device_of, load_frozen, load_site, precision_of
+from deltamask_client.slow_log import SlowLog
 from deltamask_client.store import ThetaStore
-from deltamask_client.training import train_masks
+from deltamask_client.training import Recipe, train_masks
 
 __all__ = ["app"]
 
 app = ClientApp()
 _log = logging.getLogger("flwr")
 _CLIENT_APP_RAISED = 2  # Flower's error code for an exception of a ClientApp
-
-
-@dataclass(frozen=True)
-class _Site:
-    """One client: its config, its model and its part of the data."""
-
-    backbone: Backbone
-    activations: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    classes: int
 
 
 def _reported(
@@ -76,7 +63,7 @@ def _reported(
 @_reported
 def hello(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
     """Say who this client is and which frozen model it has."""
-    backbone = _backbone(run.backbone, run.weights, run.image_size, run.masked_blocks, _device(node))
+    backbone = load_frozen(run, node)
     held = store.load()
     holds = None if held is None else theta_digest(held[0])
     return Message(pack_hello(Hello(node.partition_id, backbone.digest, backbone.masks.d, holds)), reply_to=message)
@@ -87,17 +74,11 @@ def hello(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
 def head(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
     """Fit a linear probe on the features of the frozen, unmasked backbone."""
     start = time.perf_counter()
-    site = _site(run, node)
-    device = site.backbone.masks.parameters()[0].device
+    site = load_site(run, node)
     features = torch.cat(
-        [
-            site.backbone.unmasked_features(
-                torch.from_numpy(np.array(site.activations[i : i + run.eval_batch_size])).to(device)
-            )
-            for i in range(0, len(site.labels), run.eval_batch_size)
-        ]
+        [site.backbone.unmasked_features(tokens) for _, tokens in site.activations.batches(run.eval_batch_size)]
     )
-    labels = torch.from_numpy(site.labels).to(device)
+    labels = torch.from_numpy(site.labels).to(features.device)
     probe = fit_linear_probe(features, labels, site.classes, run.head_epochs, run.head_learning_rate)
     with torch.no_grad():
         logits = probe(features)
@@ -111,7 +92,7 @@ def head(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) 
 def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
     """Train scores from the global theta and send the encoded delta."""
     start = time.perf_counter()
-    site = _site(run, node)
+    site = load_site(run, node)
     order = message.content.config_records["round"]
     server_round, slot = int(order["round"]), int(order["slot"])  # type: ignore[arg-type]
     masks = site.backbone.masks
@@ -131,10 +112,18 @@ def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
         site.activations,
         site.labels,
         theta,
-        epochs=run.local_epochs,
-        batch_size=run.batch_size,
-        learning_rate=run.learning_rate,
+        Recipe(
+            run.local_epochs,
+            node.batch_size or run.batch_size,
+            run.learning_rate,
+            run.optimiser,
+            run.momentum,
+            precision_of(node),
+        ),
         seed=stream_seed(run.seed, server_round, node.partition_id, "train"),
+        progress=SlowLog(
+            f"round {server_round}, epoch %s of {run.local_epochs}: %s of {len(site.labels)} images, loss %.4f"
+        ),
     )
     payload = _codec(run, node, server_round).encode(
         result.theta, SharedState(theta, run.seed, server_round, slot, masks.segments)
@@ -147,7 +136,7 @@ def _codec(run: RunConfig, node: NodeConfig, server_round: int) -> Codec:
     keep = cosine_kappa(run.kappa, run.kappa_final, server_round, run.num_server_rounds)
     if name == "relative":
         budget = run.target_bpp if node.target_bpp is None else node.target_bpp
-        device = _device(node)
+        device = device_of(node)
         on_gpu = device if torch.device(device).type == "cuda" else None  # where the candidates are drawn and weighed
         return get_codec(name, keep, preset=run.relative_preset, target_bpp=budget, device=on_gpu)
     if name.startswith("fuse"):
@@ -155,55 +144,5 @@ def _codec(run: RunConfig, node: NodeConfig, server_round: int) -> Codec:
     return get_codec(name, keep)
 
 
-def _metrics(site: _Site, loss: float, accuracy: float, start: float) -> dict[str, float]:
+def _metrics(site: Site, loss: float, accuracy: float, start: float) -> dict[str, float]:
     return {"examples": len(site.labels), "loss": loss, "accuracy": accuracy, "seconds": time.perf_counter() - start}
-
-
-def _site(run: RunConfig, node: NodeConfig) -> _Site:
-    backbone = _backbone(run.backbone, run.weights, run.image_size, run.masked_blocks, _device(node))
-    images, labels, classes = _local_data(
-        run.dataset,
-        run.train_limit,
-        run.partitioner,
-        node.num_partitions,
-        node.partition_id,
-        run.seed,
-        run.dirichlet_alpha,
-        run.classes_per_client,
-    )
-    activations = cached_activations(backbone, images, Path(node.cache_path), run.eval_batch_size)
-    return _Site(backbone, activations, labels, classes)
-
-
-def _device(node: NodeConfig) -> str:
-    if node.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return node.device
-
-
-# One model and the clients of one run per process: a simulation worker serves many clients of one run in turn.
-_backbone = functools.lru_cache(maxsize=1)(load_backbone)
-
-
-@functools.lru_cache(maxsize=64)
-def _local_data(
-    dataset: str,
-    train_limit: int,
-    partitioner: str,
-    num_partitions: int,
-    partition_id: int,
-    seed: int,
-    dirichlet_alpha: float,
-    classes_per_client: int,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], int]:
-    data = load_dataset(dataset, train_limit)
-    index = partition_indices(
-        data.y_train,
-        partitioner,
-        num_partitions,
-        partition_id,
-        seed=seed,
-        dirichlet_alpha=dirichlet_alpha,
-        classes_per_client=classes_per_client,
-    )
-    return data.x_train[index], data.y_train[index], data.classes

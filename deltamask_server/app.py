@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from common.config import RunConfig, default_cache_path, parse_run_config
 from common.data import load_dataset
 from common.errors import DeltaMaskError
-from common.models import cached_activations, load_backbone
+from common.models import Activations, load_backbone
 from deltamask_server.console import HEADER, round_line, summary
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
@@ -50,7 +50,7 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     backbone = load_backbone(config.backbone, config.weights, config.image_size, config.masked_blocks, device)
     folder.set_model(backbone.name, backbone.digest, backbone.masks.segments)
     data = load_dataset(config.dataset, config.train_limit, config.test_limit)
-    activations = cached_activations(backbone, data.x_test, default_cache_path(), config.eval_batch_size)
+    activations = Activations(backbone, data.x_test, folder=default_cache_path(), batch_size=config.eval_batch_size)
     evaluator = Evaluator(backbone, activations, data.y_test, config.eval_batch_size)
 
     enrolment = Enrolment(backbone.digest, backbone.masks.d, config.min_clients, config.node_wait_seconds, say=print)

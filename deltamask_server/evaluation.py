@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.codecs import SharedState
-from common.models import Backbone, Head
+from common.models import Activations, Backbone, Head
 from common.theta import ONE, probabilities
 from common.uniforms import SERVER_CLIENT
 
@@ -24,13 +24,13 @@ class Evaluator:
     backbone
         The frozen network.
     activations, labels
-        Prefix outputs ``(n, tokens, width)`` and classes ``(n,)`` of the test images.
+        Prefix outputs and classes ``(n,)`` of the test images.
     batch_size
         Images in a forward pass.
     """
 
     def __init__(
-        self, backbone: Backbone, activations: NDArray[np.float32], labels: NDArray[np.int64], batch_size: int
+        self, backbone: Backbone, activations: Activations, labels: NDArray[np.int64], batch_size: int
     ) -> None:
         self._backbone, self._activations, self._labels, self._batch_size = backbone, activations, labels, batch_size
 
@@ -49,10 +49,8 @@ class Evaluator:
     @torch.no_grad()
     def _accuracy(self, multiplier: torch.Tensor, head: Head) -> float:
         self._backbone.masks.set_multiplier(multiplier)
-        device = next(self._backbone.tail.parameters()).device
         right = 0
-        for start in range(0, len(self._labels), self._batch_size):
-            tokens = torch.from_numpy(np.array(self._activations[start : start + self._batch_size])).to(device)
+        for part, tokens in self._activations.batches(self._batch_size):
             predicted = head(self._backbone.tail(tokens)).argmax(1).cpu().numpy()
-            right += int((predicted == self._labels[start : start + self._batch_size]).sum())
+            right += int((predicted == self._labels[part]).sum())
         return right / len(self._labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from common.codecs import SharedState, get_codec
 from common.config import NodeConfig, RunConfig
 from common.downlink import join_chain, pack_quantised
 from common.messages import HEAD, HELLO, TRAIN, pack_global, unpack_hello, unpack_update
-from common.models import Head, load_backbone
+from common.models import Activations, Head, load_backbone
 from common.theta import quantise
 from deltamask_client.app import _codec, app
-from deltamask_client.training import train_masks
+from deltamask_client.training import Recipe, train_masks
 
+RECIPE = Recipe(epochs=1, batch_size=16, learning_rate=0.1)
 CONFIG = RunConfig(train_limit=200, local_epochs=1, head_epochs=20, masked_blocks=2)
 
 
@@ -86,16 +88,14 @@ def test_relative_weighs_candidates_where_the_client_trains() -> None:
 
 def test_training_lowers_the_loss_and_touches_scores_only(tmp_path: Path, backbone) -> None:
     rng = np.random.default_rng(0)
-    activations = torch.randn(64, 17, 128, generator=torch.Generator().manual_seed(0)).numpy()
+    activations = Activations(backbone, rng.integers(0, 256, (64, 8, 8), dtype=np.uint8), keep="memory")
     labels = rng.integers(0, 3, 64)
     head = Head(rng.standard_normal((3, 128)).astype(np.float32) / 11, np.zeros(3, np.float32))
     theta = np.full(backbone.masks.d, quantise(0.95))
     frozen = {name: value.clone() for name, value in backbone.tail.state_dict().items() if "score" not in name}
 
-    def train(epochs: int, seed: int = 1):
-        return train_masks(
-            backbone, head, activations, labels, theta, epochs=epochs, batch_size=16, learning_rate=0.1, seed=seed
-        )
+    def train(epochs: int, seed: int = 1, recipe: Recipe = RECIPE):
+        return train_masks(backbone, head, activations, labels, theta, replace(recipe, epochs=epochs), seed=seed)
 
     one, five = train(1), train(5)
     assert five.loss < 0.8 * one.loss
@@ -106,3 +106,32 @@ def test_training_lowers_the_loss_and_touches_scores_only(tmp_path: Path, backbo
     assert not np.array_equal(train(1, seed=2).theta, one.theta)
     now = backbone.tail.state_dict()
     assert all(torch.equal(now[name], value) for name, value in frozen.items())
+
+
+def test_sgd_and_bfloat16_train_too(backbone) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (64, 8, 8), dtype=np.uint8), rng.integers(0, 3, 64)
+    head = Head(rng.standard_normal((3, 128)).astype(np.float32) / 11, np.zeros(3, np.float32))
+    theta = np.full(backbone.masks.d, quantise(0.95))
+    for change in ({"optimiser": "sgd", "learning_rate": 100.0}, {"precision": torch.bfloat16}):
+        recipe = replace(RECIPE, **change)
+        activations = Activations(backbone, images, keep="memory", precision=recipe.precision)
+        one, six = (
+            train_masks(backbone, head, activations, labels, theta, replace(recipe, epochs=n), seed=1) for n in (1, 6)
+        )
+        assert six.loss < 0.9 * one.loss, change
+        assert six.theta.dtype == np.float32
+
+
+def test_a_node_has_its_own_batch_size_precision_and_place_for_activations(tmp_path: Path, backbone) -> None:
+    def trained(**node: int | str) -> bytes:
+        weight = np.random.default_rng(0).standard_normal((10, 128)).astype(np.float32) / 11
+        head = Head(weight, np.zeros(10, np.float32))
+        theta = join_chain([pack_quantised(np.full(backbone.masks.d, quantise(0.95)), backbone.masks.segments)])
+        content = RecordDict({"arrays": pack_global(theta, head), "round": ConfigRecord({"round": 1, "slot": 0})})
+        reply = app(ask(TRAIN, content), context(tmp_path, **node))
+        return unpack_update(reply.content, 10**6).payload
+
+    assert trained() == trained(activations="memory"), "where activations are kept changes nothing"
+    assert trained() != trained(**{"batch-size": 10})
+    assert trained() != trained(precision="bfloat16")

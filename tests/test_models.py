@@ -11,7 +11,6 @@ from common.models import (
     Head,
     InputSpec,
     average_heads,
-    cached_activations,
     fit_linear_probe,
     load_backbone,
     preprocess,
@@ -94,28 +93,6 @@ def test_preprocess_converts_channels_size_and_range() -> None:
     torch.testing.assert_close(to_colour, torch.ones_like(to_colour))
     to_grey = preprocess(colour, InputSpec(1, 16, (0.0,), (1.0,)))
     torch.testing.assert_close(to_grey, torch.full((2, 1, 16, 16), 0.587))
-
-
-def test_activations_are_computed_once_and_keyed_by_content(backbone, tmp_path: Path, monkeypatch) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (10, 8, 8), dtype=np.uint8)
-    calls = []
-    original = backbone.prefix.forward
-    monkeypatch.setattr(backbone.prefix, "forward", lambda x: calls.append(len(x)) or original(x))
-    first = cached_activations(backbone, images, tmp_path, batch_size=4)
-    assert calls == [4, 4, 2]
-    again = cached_activations(backbone, images.copy(), tmp_path, batch_size=4)
-    assert len(calls) == 3
-    assert np.array_equal(first, again)
-    cached_activations(backbone, images[::-1].copy(), tmp_path, batch_size=4)
-    assert len(calls) == 6
-    assert not list(tmp_path.glob("*.tmp"))
-
-
-def test_an_unwritable_cache_is_no_obstacle(backbone, tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    images = np.zeros((3, 8, 8), np.uint8)
-    assert cached_activations(backbone, images, blocked, batch_size=4).shape == (3, 17, 128)
 
 
 def test_a_probe_separates_what_is_separable() -> None:

@@ -1,19 +1,22 @@
 """Frozen backbones, their masks, the head, and the cache of prefix activations."""
 
-from common.models.activations import cached_activations, preprocess
+from common.models.activations import Activations
 from common.models.backbone import Backbone, InputSpec, load_backbone
 from common.models.head import Head, average_heads, fit_linear_probe
 from common.models.masking import MaskedWeight, Masks, SampledMask
+from common.models.preprocess import preprocess
+from common.models.views import Views
 
 __all__ = [
+    "Activations",
     "Backbone",
     "Head",
     "InputSpec",
     "MaskedWeight",
     "Masks",
     "SampledMask",
+    "Views",
     "average_heads",
-    "cached_activations",
     "fit_linear_probe",
     "load_backbone",
     "preprocess",

@@ -1,7 +1,9 @@
-"""Prefix activations, computed once and kept on disk: a deployed client is a new process in every round.
+"""Prefix activations: what the frozen blocks below the masked ones make of each image, computed once.
 
-The file is named by what it depends on (frozen weights, split, input size, the images themselves), so a stale file is
-never read; it is written beside and then renamed, so a half-written one is never read either.
+They are kept as bfloat16, on disk (a deployed client is a new process in every round), in memory, or not at all where
+neither has room. The file is named by what it depends on (frozen weights, split, input size, views, the images
+themselves), so a stale file is never read; it is written beside and then renamed, so a half-written one is never read
+either.
 """
 
 from __future__ import annotations
@@ -9,85 +11,160 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from common.models.backbone import Backbone, InputSpec
+from common.models.backbone import Backbone
+from common.models.views import PLAIN, Views
 
-__all__ = ["cached_activations", "preprocess"]
+__all__ = ["Activations", "Keep", "Progress"]
+
+Keep = Literal["disk", "memory", "none"]
+"""Where activations are kept."""
+Progress = Callable[[int, int], None]
+"""Hears how many of how many pictures are done."""
 
 
-def preprocess(images: NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
-    """Raw images to network input.
+class Activations:
+    """Prefix outputs of one client's images, or of the test images, by batch.
 
     Parameters
     ----------
+    backbone
+        Its prefix is run, its digest names the file.
     images
         uint8 ``(n, height, width)`` or ``(n, height, width, 3)``.
-    spec
-        The backbone's input. Grey images are repeated to three channels, colour images weighted to grey (ITU-R 601),
-        sides resized with an antialiased bicubic filter.
-
-    Returns
-    -------
-    float32 ``(n, channels, size, size)``, normalised.
+    keep
+        ``disk``: a memory-mapped file in ``folder``; where it cannot be written, as ``memory``. ``none``: computed
+        again for every batch.
+    folder
+        The cache folder of ``disk``.
+    batch_size
+        Images in a forward pass of the prefix, while the cache is filled.
+    views
+        Which pictures there are of each image.
+    precision
+        What the prefix computes in: float32, or bfloat16 by autocast.
+    progress
+        Called after each batch while the cache is filled.
     """
-    x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
-    x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
-    if x.shape[1] == 3 and spec.channels == 1:
-        x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    elif x.shape[1] == 1 and spec.channels == 3:
-        x = x.expand(-1, 3, -1, -1)
-    if x.shape[-2:] != (spec.size, spec.size):
-        x = F.interpolate(x, size=(spec.size, spec.size), mode="bicubic", antialias=True).clamp(0, 1)
-    mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (spec.mean, spec.std))
-    return (x - mean) / std
 
+    def __init__(
+        self,
+        backbone: Backbone,
+        images: NDArray[np.uint8],
+        *,
+        keep: Keep = "disk",
+        folder: Path | None = None,
+        batch_size: int = 250,
+        views: Views = PLAIN,
+        precision: torch.dtype = torch.float32,
+        progress: Progress = lambda done, of: None,
+    ) -> None:
+        self._backbone, self._images, self._views, self._batch_size = backbone, images, views, batch_size
+        self._precision, self._progress = precision, progress
+        self.device = next(backbone.tail.parameters()).device
+        self._stored: NDArray[np.uint16] | None = None  # the bits of bfloat16, which NumPy does not have
+        if keep != "none" and len(images):
+            self._stored = self._on_disk(folder) if keep == "disk" and folder is not None else self._in_memory()
 
-def cached_activations(
-    backbone: Backbone, images: NDArray[np.uint8], cache: Path, batch_size: int
-) -> NDArray[np.float32]:
-    """Prefix outputs of images, from the cache or computed now.
+    def __len__(self) -> int:
+        """Images."""
+        return len(self._images)
 
-    Returns
-    -------
-    Read-only float32 memory map ``(n, tokens, width)``; a plain array when the cache folder cannot be written.
-    """
-    key = hashlib.blake2b(digest_size=16)
-    key.update(backbone.digest + str((images.shape, batch_size, torch.get_num_threads())).encode())
-    key.update(np.ascontiguousarray(images).data)
-    path = cache / f"{key.hexdigest()}.npy"
-    if not path.is_file():
-        activations = _compute(backbone, images, batch_size)
+    @property
+    def views(self) -> int:
+        """Pictures of each image."""
+        return self._views.count
+
+    def batch(self, index: NDArray[np.int64], view: NDArray[np.int64] | None = None) -> torch.Tensor:
+        """Prefix outputs of some images.
+
+        Parameters
+        ----------
+        index
+            Positions, int64 ``(b,)``.
+        view
+            The picture of each, int64 ``(b,)``; None: the images themselves.
+
+        Returns
+        -------
+        float32 ``(b, ...)`` on the backbone's device; values are rounded to bfloat16, kept or not.
+        """
+        chosen = np.zeros_like(index) if view is None else view
+        if self._stored is not None:
+            bits = torch.from_numpy(np.ascontiguousarray(self._stored[chosen, index])).view(torch.bfloat16)
+            return bits.to(self.device).float()
+        parts = [
+            self._views.draw(self._images[i : i + 1], int(i), int(v), self._backbone.spec)
+            for i, v in zip(index, chosen, strict=True)
+        ]
+        return self._prefix(torch.cat(parts)).float()
+
+    def batches(self, batch_size: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """All images themselves, in order: positions and prefix outputs."""
+        for start in range(0, len(self), batch_size):
+            index = np.arange(start, min(start + batch_size, len(self)))
+            yield slice(start, start + len(index)), self.batch(index)
+
+    @torch.no_grad()
+    def _prefix(self, pictures: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == torch.bfloat16):
+            out: torch.Tensor = self._backbone.prefix(pictures.to(self.device))
+        return out.to(torch.bfloat16)
+
+    def _computed(self) -> Iterator[NDArray[np.uint16]]:
+        """Every view of every image, view by view, a batch at a time."""
+        n, done = len(self._images), 0
+        for view in range(self._views.count):
+            for start in range(0, n, self._batch_size):
+                images = self._images[start : start + self._batch_size]
+                values = self._prefix(self._views.draw(images, start, view, self._backbone.spec))
+                done += len(images)
+                self._progress(done, n * self._views.count)
+                bits: NDArray[np.uint16] = values.cpu().view(torch.uint16).numpy()
+                yield bits
+
+    def _in_memory(self) -> NDArray[np.uint16]:
+        values = np.concatenate(list(self._computed()))
+        return values.reshape(self._views.count, len(self._images), *values.shape[1:])
+
+    def _on_disk(self, folder: Path) -> NDArray[np.uint16]:
+        path = folder / f"{self._key()}.npy"
+        if not path.is_file():
+            try:
+                self._write(path)
+            except OSError:  # read-only or full disk: the file saves time, nothing depends on it
+                return self._in_memory()
+        stored: NDArray[np.uint16] = np.load(path, mmap_mode="r")
+        return stored
+
+    def _key(self) -> str:
+        key = hashlib.blake2b(digest_size=16)
+        # Other batches and threads may round differently; the views but the first depend on their seed.
+        batches = (self._images.shape, self._batch_size, torch.get_num_threads(), str(self._precision))
+        key.update(self._backbone.digest + repr((batches, self._views if self._views.augmented else 0)).encode())
+        key.update(np.ascontiguousarray(self._images).data)
+        return key.hexdigest()
+
+    def _write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         try:
-            _write(path, activations)
-        except OSError:  # read-only or full disk: the cache saves time, nothing depends on it
-            return activations
-    stored: NDArray[np.float32] = np.load(path, mmap_mode="r")
-    return stored
-
-
-@torch.no_grad()
-def _compute(backbone: Backbone, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
-    device = next(backbone.tail.parameters()).device
-    parts = [
-        backbone.prefix(preprocess(images[start : start + batch_size], backbone.spec).to(device)).cpu().numpy()
-        for start in range(0, len(images), batch_size)
-    ]
-    return np.concatenate(parts) if parts else np.zeros((0, 1, backbone.features), np.float32)
-
-
-def _write(path: Path, activations: NDArray[np.float32]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, activations)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+            with os.fdopen(handle, "wb") as file:
+                # Written, not mapped: a full disk must be an OSError here, where a mapping ends the process.
+                for number, values in enumerate(self._computed()):
+                    if number == 0:
+                        shape = (self._views.count, len(self._images), *values.shape[1:])
+                        header = {"descr": "<u2", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(file, header)
+                    file.write(values.astype("<u2", copy=False).tobytes())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
