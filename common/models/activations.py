@@ -96,15 +96,16 @@ class Activations:
         -------
         float32 ``(b, ...)`` on the backbone's device; values are rounded to bfloat16, kept or not.
         """
-        chosen = np.zeros_like(index) if view is None else view
         if self._stored is not None:
-            bits = torch.from_numpy(np.ascontiguousarray(self._stored[chosen, index])).view(torch.bfloat16)
-            return bits.to(self.device).float()
-        parts = [
+            kept = self._stored[0 if view is None else view, index]
+            return torch.from_numpy(np.ascontiguousarray(kept)).view(torch.bfloat16).to(self.device).float()
+        if view is None:
+            return self._prefix(self._views.draw(self._images[index], 0, 0, self._backbone.spec)).float()
+        pictures = [
             self._views.draw(self._images[i : i + 1], int(i), int(v), self._backbone.spec)
-            for i, v in zip(index, chosen, strict=True)
+            for i, v in zip(index, view, strict=True)
         ]
-        return self._prefix(torch.cat(parts)).float()
+        return self._prefix(torch.cat(pictures)).float()
 
     def batches(self, batch_size: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """All images themselves, in order: positions and prefix outputs."""
