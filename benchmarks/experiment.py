@@ -124,7 +124,7 @@ def condense(results: dict[str, Any]) -> dict[str, Any]:
                     for way in ("uplink", "downlink")
                 },
                 "clients": entry["clients"]["ok"],
-                "theta_digest": entry["theta_digest"],
+                "digest": entry["digest"],
             }
             for entry in results["rounds"]
         ],

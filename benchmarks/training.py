@@ -36,7 +36,8 @@ import torch.nn.functional as F
 
 from common.models import Activations, Head, InputSpec, load_backbone, preprocess
 from common.theta import quantise
-from deltamask_client.training import Recipe, train_masks
+from deltamask_client.epochs import Recipe
+from deltamask_client.training import train_masks
 
 RESULT = Path(__file__).parent / "results" / "training.json"
 CLASSES, BLOCKS, RANK = 10, 5, 8

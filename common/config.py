@@ -41,7 +41,10 @@ class _Config(BaseModel):
 class RunConfig(_Config):
     """Everything that one run is defined by; the same on the server and on every client."""
 
-    method: Literal["deltamask"] = Field("deltamask", description="Algorithm.")
+    method: Literal["deltamask", "fedavg"] = Field(
+        "deltamask",
+        description="Algorithm. `fedavg` is the reference: float32 weights of the same blocks and the head, averaged.",
+    )
     seed: int = Field(
         1, ge=0, lt=2**63, description="Seed of everything random in the run. The same seed gives the same bytes."
     )
@@ -102,7 +105,8 @@ class RunConfig(_Config):
     local_epochs: int = Field(3, ge=1, description="Passes over the local data in a round.")
     batch_size: int = Field(32, ge=1, description="Images in a training step; a SuperNode may have its own.")
     learning_rate: float = Field(0.1, gt=0, description="The optimiser's step on the scores.")
-    optimiser: Literal["adam", "sgd"] = Field("adam", description="How scores are trained; `adam` is the paper.")
+    weight_learning_rate: float = Field(1e-4, gt=0, description="The same on weights, under `fedavg`.")
+    optimiser: Literal["adam", "sgd"] = Field("adam", description="How clients train; `adam` is the paper.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`.")
     augment: int = Field(
         0,

@@ -5,7 +5,7 @@
     server -> client   train.head     {}                                     fit a linear probe
     client -> server                  "update":  ConfigRecord {payload}      the head's bytes
     server -> client   train          "arrays":  ArrayRecord {theta, head}   one blob each; the head once
-                                      "round":   ConfigRecord {round}
+                                      "round":   ConfigRecord {round, slot}
     client -> server                  "update":  ConfigRecord {payload}      the encoded delta: one blob, one bytes
     value
                                       "metrics": MetricRecord                both replies carry it
@@ -35,6 +35,7 @@ __all__ = [
     "pack_update",
     "unpack_global",
     "unpack_hello",
+    "unpack_round",
     "unpack_update",
 ]
 
@@ -114,6 +115,12 @@ def unpack_global(arrays: ArrayRecord) -> tuple[bytes, bytes | None]:
     if not {"theta"} <= set(arrays) <= {"theta", "head"}:
         raise WrongFormat(f"a global model with {len(arrays)} arrays; expected theta, or theta and head")
     return arrays["theta"].data, arrays["head"].data if "head" in arrays else None
+
+
+def unpack_round(content: RecordDict) -> tuple[int, int]:
+    """The round of a training message, and the client's slot in it."""
+    order = content.config_records["round"]
+    return int(order["round"]), int(order["slot"])  # type: ignore[arg-type]
 
 
 def pack_update(payload: bytes, metrics: Mapping[str, float], holds: bytes | None = None) -> RecordDict:

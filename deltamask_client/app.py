@@ -1,4 +1,4 @@
-"""The ClientApp: answers who it is, fits the head once, and trains masks in every round.
+"""The ClientApp: answers who it is, fits the head once, and trains in every round.
 
 A client keeps no state that a restart would lose. What is expensive - the frozen prefix's activations - is cached on
 disk; models are kept in memory for processes that serve more than one message (the simulation's).
@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
@@ -19,15 +20,18 @@ from common.codecs import Codec, SharedState, get_codec
 from common.config import NodeConfig, RunConfig, parse_node_config, parse_run_config
 from common.downlink import apply_chain
 from common.errors import WrongModel
-from common.messages import Hello, pack_hello, pack_update, unpack_global
-from common.models import Head, fit_linear_probe
+from common.messages import Hello, pack_hello, pack_update, unpack_global, unpack_round
+from common.models import Head, TailWeights, fit_linear_probe
 from common.selection import cosine_kappa
 from common.theta import theta_digest
 from common.uniforms import stream_seed
+from common.weights_payload import pack_weights, weights_digest
+from deltamask_client.epochs import Fit, Recipe
+from deltamask_client.full_training import train_weights
 from deltamask_client.site import Site, device_of, load_frozen, load_site, precision_of
 from deltamask_client.slow_log import SlowLog
 from deltamask_client.store import ThetaStore
-from deltamask_client.training import Recipe, train_masks
+from deltamask_client.training import train_masks
 
 __all__ = ["app"]
 
@@ -90,11 +94,19 @@ def head(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) 
 @app.train()
 @_reported
 def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
-    """Train scores from the global theta and send the encoded delta."""
+    """Train from the global model, and send what came of it in the way of the run's method."""
     start = time.perf_counter()
     site = load_site(run, node)
-    order = message.content.config_records["round"]
-    server_round, slot = int(order["round"]), int(order["slot"])  # type: ignore[arg-type]
+    step = _train_weights if run.method == "fedavg" else _train_masks
+    payload, fit, holds = step(message, run, node, site, store)
+    return Message(pack_update(payload, _metrics(site, fit.loss, fit.accuracy, start), holds), reply_to=message)
+
+
+def _train_masks(
+    message: Message, run: RunConfig, node: NodeConfig, site: Site, store: ThetaStore
+) -> tuple[bytes, Fit, bytes | None]:
+    """The encoded delta of a sampled mask; theta is kept on disk for the next round."""
+    server_round, slot = unpack_round(message.content)
     masks = site.backbone.masks
     held = store.load()
     chain, head_bytes = unpack_global(message.content.array_records["arrays"])
@@ -112,23 +124,53 @@ def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
         site.activations,
         site.labels,
         theta,
-        Recipe(
-            run.local_epochs,
-            node.batch_size or run.batch_size,
-            run.learning_rate,
-            run.optimiser,
-            run.momentum,
-            precision_of(node),
-        ),
+        _recipe(run, node, run.learning_rate),
         seed=stream_seed(run.seed, server_round, node.partition_id, "train"),
-        progress=SlowLog(
-            f"round {server_round}, epoch %s of {run.local_epochs}: %s of {len(site.labels)} images, loss %.4f"
-        ),
+        progress=_progress(run, site, server_round),
     )
     payload = _codec(run, node, server_round).encode(
         result.theta, SharedState(theta, run.seed, server_round, slot, masks.segments)
     )
-    return Message(pack_update(payload, _metrics(site, result.loss, result.accuracy, start), holds), reply_to=message)
+    return payload, result.fit, holds
+
+
+def _train_weights(
+    message: Message, run: RunConfig, node: NodeConfig, site: Site, store: ThetaStore
+) -> tuple[bytes, Fit, None]:
+    """The weights themselves; nothing is kept."""
+    server_round, slot = unpack_round(message.content)
+    sent, head_bytes = unpack_global(message.content.array_records["arrays"])
+    count = TailWeights(site.backbone).count
+    if len(sent) != 4 * count or head_bytes is None:
+        raise WrongModel(f"{len(sent)} bytes of weights; {4 * count} and a head are needed")
+    result = train_weights(
+        site.backbone,
+        Head.from_bytes(head_bytes, site.classes, site.backbone.features),
+        site.activations,
+        site.labels,
+        np.frombuffer(sent, "<f4").astype(np.float32),
+        _recipe(run, node, run.weight_learning_rate),
+        seed=stream_seed(run.seed, server_round, node.partition_id, "train"),
+        progress=_progress(run, site, server_round),
+    )
+    base = weights_digest(np.frombuffer(sent + head_bytes, "<f4").astype(np.float32))
+    return pack_weights(result.flat, server_round, slot, base), result.fit, None
+
+
+def _recipe(run: RunConfig, node: NodeConfig, learning_rate: float) -> Recipe:
+    return Recipe(
+        run.local_epochs,
+        node.batch_size or run.batch_size,
+        learning_rate,
+        run.optimiser,
+        run.momentum,
+        precision_of(node),
+    )
+
+
+def _progress(run: RunConfig, site: Site, server_round: int) -> SlowLog:
+    of = len(site.labels)
+    return SlowLog(f"round {server_round}, epoch %s of {run.local_epochs}: %s of {of} images, loss %.4f")
 
 
 def _codec(run: RunConfig, node: NodeConfig, server_round: int) -> Codec:

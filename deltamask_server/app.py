@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
@@ -12,12 +13,14 @@ from flwr.serverapp import Grid, ServerApp
 from common.config import RunConfig, default_cache_path, parse_run_config
 from common.data import load_dataset
 from common.errors import DeltaMaskError
-from common.models import Activations, load_backbone
+from common.models import Activations, Backbone, TailWeights, load_backbone
 from deltamask_server.console import HEADER, round_line, summary
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
+from deltamask_server.fedavg import FedAvg
+from deltamask_server.rounds import RoundReport, RoundStrategy
 from deltamask_server.run_folder import RunFolder
-from deltamask_server.strategy import DeltaMask, RoundReport
+from deltamask_server.strategy import DeltaMask
 
 __all__ = ["app"]
 
@@ -54,19 +57,7 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     evaluator = Evaluator(backbone, activations, data.y_test, config.eval_batch_size)
 
     enrolment = Enrolment(backbone.digest, backbone.masks.d, config.min_clients, config.node_wait_seconds, say=print)
-    strategy = DeltaMask(
-        enrolment,
-        segments=backbone.masks.segments,
-        classes=data.classes,
-        features=backbone.features,
-        downlink=config.downlink,
-        seed=config.seed,
-        participation=config.participation,
-        quorum=config.min_clients,
-        initial_theta=config.initial_theta,
-        theta_clip=config.theta_clip,
-        prior=config.prior,
-    )
+    strategy = _strategy(config, backbone, data.classes, enrolment)
     strategy.summary()
     print(
         f"codec {config.codec}, downlink {config.downlink}, backbone {backbone.name} ({backbone.digest.hex()}), "
@@ -83,7 +74,7 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if server_round % config.eval_every and server_round != config.num_server_rounds:
             return None
-        return MetricRecord({**evaluator.mask_forms(strategy.theta, strategy.head, config.seed, server_round)})
+        return MetricRecord({**strategy.evaluate(evaluator, server_round)})
 
     def record(report: RoundReport) -> None:
         print(round_line(folder.add_round(report)), flush=True)
@@ -96,4 +87,26 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
         evaluate_fn=evaluate,
         on_round=record,
     )
-    folder.save_model(strategy.theta, strategy.head)
+    folder.save_model(strategy.tensors(), strategy.head)
+
+
+def _strategy(config: RunConfig, backbone: Backbone, classes: int, enrolment: Enrolment) -> RoundStrategy:
+    """The method that the config names."""
+    shared: dict[str, Any] = {
+        "classes": classes,
+        "features": backbone.features,
+        "seed": config.seed,
+        "participation": config.participation,
+        "quorum": config.min_clients,
+    }
+    if config.method == "fedavg":
+        return FedAvg(enrolment, tail=TailWeights(backbone).read(), **shared)
+    return DeltaMask(
+        enrolment,
+        segments=backbone.masks.segments,
+        downlink=config.downlink,
+        initial_theta=config.initial_theta,
+        theta_clip=config.theta_clip,
+        prior=config.prior,
+        **shared,
+    )

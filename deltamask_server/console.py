@@ -18,7 +18,7 @@ def round_cells(entry: dict[str, Any]) -> list[str]:
     seconds = sum(value for phase, value in entry["seconds"].items() if phase != "aggregate")  # it lies within "train"
     return [
         str(entry["round"]),
-        *(f"{accuracy[form]:.4f}" if accuracy else "-" for form in ("mean", "sample", "threshold")),
+        *(f"{accuracy[form]:.4f}" if form in accuracy else "-" for form in ("mean", "sample", "threshold")),
         f"{entry['uplink']['bpp']:.4f}",
         f"{entry['downlink']['bpp']:.2f}",
         f"{clients['ok']}/{clients['asked']}",
@@ -51,8 +51,7 @@ def summary(results: dict[str, Any], folder: Path) -> str:
         )
         masked = results["model"]["masked_parameters"]
         lines += [
-            f"Accuracy    linear probe {before:.4f} -> mean mask {after:.4f}{fewer} "
-            f"(sampled {last['accuracy']['sample']:.4f}, thresholded {last['accuracy']['threshold']:.4f})",
+            f"Accuracy    linear probe {before:.4f} -> {_forms(last['accuracy'], fewer)}",
             f"Uplink      {_mean(rounds, 'uplink'):.4f} bits per parameter and client, mean of {len(rounds)} rounds "
             f"({masked:,} masked parameters; float32 is 32)",
             f"            {_total(rounds, 'uplink'):,} bytes in all, "
@@ -68,6 +67,13 @@ def summary(results: dict[str, Any], folder: Path) -> str:
     files = ["results.json", "rounds.jsonl", *(["model.safetensors"] if results["status"] == "completed" else [])]
     lines.append(f"Files       {folder}/  ({', '.join(files)})")
     return "\n".join(lines)
+
+
+def _forms(accuracy: dict[str, float], fewer: str) -> str:
+    if "sample" not in accuracy:
+        return f"mean of weights {accuracy['mean']:.4f}{fewer}"
+    others = f"(sampled {accuracy['sample']:.4f}, thresholded {accuracy['threshold']:.4f})"
+    return f"mean mask {accuracy['mean']:.4f}{fewer} {others}"
 
 
 def _mean(rounds: list[dict[str, Any]], direction: str) -> float:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.codecs import SharedState
-from common.models import Activations, Backbone, Head
+from common.models import Activations, Backbone, Head, TailWeights
 from common.theta import ONE, probabilities
 from common.uniforms import SERVER_CLIENT
 
@@ -46,9 +46,17 @@ class Evaluator:
         forms = {"mean": probabilities(theta), "sample": sample, "threshold": theta >= ONE // 2}
         return {name: self._accuracy(torch.from_numpy(form.astype(np.float32)), head) for name, form in forms.items()}
 
-    @torch.no_grad()
+    def weights(self, tail: NDArray[np.float32], head: Head) -> float:
+        """Accuracy with other weights in the masked blocks (`common.models.TailWeights`), unmasked."""
+        with TailWeights(self._backbone).borrowed(tail):
+            return self._right(head)
+
     def _accuracy(self, multiplier: torch.Tensor, head: Head) -> float:
         self._backbone.masks.set_multiplier(multiplier)
+        return self._right(head)
+
+    @torch.no_grad()
+    def _right(self, head: Head) -> float:
         right = 0
         for part, tokens in self._activations.batches(self._batch_size):
             predicted = head(self._backbone.tail(tokens)).argmax(1).cpu().numpy()

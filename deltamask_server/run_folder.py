@@ -16,14 +16,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from common.models import Head
-from common.theta import theta_digest
-from deltamask_server.strategy import RoundReport
+from deltamask_server.rounds import RoundReport
 from deltamask_server.tally import Tally
 
 __all__ = ["RunFolder"]
@@ -85,7 +82,7 @@ class RunFolder:
             "downlink": _traffic(report.downlink_bytes, self._masked),
             "clients": _clients(tally),
             "seconds": {phase: round(value, 3) for phase, value in report.seconds.items()},
-            "theta_digest": theta_digest(report.theta).hex(),
+            "digest": report.digest.hex(),
         }
         self.results["rounds"].append(entry)
         with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
@@ -93,17 +90,16 @@ class RunFolder:
         self._write_results()
         return entry
 
-    def save_model(self, theta: NDArray[np.uint16], head: Head) -> Path:
-        """Write theta (uint16 grid) and head; the frozen weights stay where they came from."""
+    def save_model(self, tensors: dict[str, torch.Tensor], head: Head) -> Path:
+        """Write the global model of a method and its head; the frozen weights stay where they came from."""
         path = self.path / "model.safetensors"
-        tensors = {
-            "theta": torch.from_numpy(theta.astype(np.int32)).to(torch.uint16),
+        tensors = tensors | {
             "head.weight": torch.from_numpy(head.weight),
             "head.bias": torch.from_numpy(head.bias),
         }
         model = self.results["model"]
         metadata = {
-            "format": "deltamask-theta-v1",
+            "format": f"{self.results['config']['method']}-v1",
             "backbone": str(model["name"]),
             "backbone_digest": str(model["digest"]),
             "config": json.dumps(self.results["config"]),

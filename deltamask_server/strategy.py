@@ -1,5 +1,5 @@
-"""DeltaMask as a Flower Strategy: sample clients, send theta, decode their deltas one by one, fold the masks into a
-Beta posterior.
+"""DeltaMask as a Flower Strategy: send theta, decode the clients' deltas one by one, fold the masks into a Beta
+posterior.
 
 Tsouvalas, Asano, Saeed: Federated Fine-Tuning of Foundation Models via Probabilistic Masking, arXiv 2311.17299,
 algorithm 1.
@@ -7,52 +7,27 @@ algorithm 1.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+import torch
 from numpy.typing import NDArray
 
 from common.codecs import SharedState, codec_of
-from common.errors import DuplicateReply, PayloadError, RoundError, brief
-from common.messages import HEAD, TRAIN, Update, pack_global, unpack_update
-from common.models import Head, average_heads
-from common.posterior import BetaPosterior, empty_posterior, fold, is_reset_round, mode
-from common.theta import quantise
-from common.uniforms import SERVER_CLIENT, stream_seed
+from common.messages import Update
+from common.posterior import empty_posterior, fold, is_reset_round, mode
+from common.theta import quantise, theta_digest
 from common.wire import max_payload_bytes
 from deltamask_server.downlink import Downlink
 from deltamask_server.enrolment import Enrolment
-from deltamask_server.exchange import exchange
-from deltamask_server.tally import Tally
+from deltamask_server.evaluation import Evaluator
+from deltamask_server.rounds import RoundStrategy
 
-__all__ = ["DeltaMask", "RoundReport"]
-
-_NO_QUORUM = "{usable} of {asked} replies usable in {what}, quorum is {quorum}; failed: {failed}"
+__all__ = ["DeltaMask"]
 
 
-@dataclass(frozen=True)
-class RoundReport:
-    """What one round did; the numbers behind a line of ``rounds.jsonl``."""
-
-    server_round: int
-    tally: Tally
-    downlink_bytes: dict[int, int]
-    """Bytes of theta and head sent to each client."""
-    theta: NDArray[np.uint16]
-    evaluation: MetricRecord | None
-    seconds: dict[str, float]
-    """Wall time by phase: configure, train (waiting, with decoding and folding in between), aggregate (that decoding
-    and folding alone), evaluate.
-    """
-
-
-class DeltaMask(Strategy):
+class DeltaMask(RoundStrategy):
     """Bayesian aggregation of probabilistic masks.
 
     Parameters
@@ -61,18 +36,12 @@ class DeltaMask(Strategy):
         Knows which clients are connected.
     segments
         Sizes of the masked tensors; d is their sum.
-    classes, features
-        Shape of the head.
     downlink
         How theta travels: ``float32``, ``quantised``, ``exact`` or ``relay``.
-    seed
-        Run seed.
-    participation
-        Share of the connected clients asked in a round, rounded up, at least ``quorum``.
-    quorum
-        Usable replies that a round needs.
     initial_theta, theta_clip, prior
         See `common.config.RunConfig`.
+    options
+        What `RoundStrategy` takes.
     """
 
     def __init__(
@@ -80,266 +49,66 @@ class DeltaMask(Strategy):
         enrolment: Enrolment,
         *,
         segments: Sequence[int],
-        classes: int,
-        features: int,
         downlink: str = "exact",
-        seed: int = 1,
-        participation: float = 1.0,
-        quorum: int = 2,
         initial_theta: float = 0.95,
         theta_clip: float = 0.01,
         prior: float = 1.0,
+        **options: Any,
     ) -> None:
-        self._enrolment = enrolment
+        super().__init__(enrolment, **options)
         self._segments = tuple(segments)
-        self._classes, self._features = classes, features
-        self._seed, self._participation, self._quorum = seed, participation, quorum
         self._theta_clip, self._prior = theta_clip, prior
         self.theta: NDArray[np.uint16] = np.full(self.d, quantise(initial_theta), dtype=np.uint16)
-        self.head = Head(np.zeros((classes, features), np.float32), np.zeros(classes, np.float32))
-        self._downlink = Downlink(downlink, self._segments, seed, self.theta, theta_clip)
-        self._posterior = empty_posterior(self.d, prior)
-        self.tally = Tally(())
-        self._messages: dict[int, Message] = {}  # client -> message of this round
-        self._slots: dict[int, int] = {}  # client -> its number in this round
-        self._sent: dict[int, int] = {}
-        self._aggregate_seconds = 0.0
+        self._downlink = Downlink(downlink, self._segments, self._seed, self.theta, theta_clip)
+        self._posterior = self._start = self._folded = empty_posterior(self.d, prior)
+        self._payloads: dict[int, bytes] = {}  # slot -> accepted payload of this round
 
     @property
     def d(self) -> int:
         """Masked weights."""
         return sum(self._segments)
 
-    def arrays(self) -> ArrayRecord:
-        """The global model as it is sent to a client that holds nothing."""
-        return pack_global(self._downlink.message(None), self.head)
+    @property
+    def digest(self) -> bytes:
+        """Of theta."""
+        return theta_digest(self.theta)
 
-    # -- the head round ------------------------------------------------------------------------------------------------
+    def message(self, held: bytes | None) -> bytes:
+        """A chain of versions of theta, from the one held."""
+        return self._downlink.message(held)
 
-    def fit_head(self, grid: Grid, timeout: float) -> Tally:
-        """Have every connected client fit a linear probe, average the probes by examples, and keep the result for good.
+    @property
+    def max_payload_bytes(self) -> int:
+        """The wire format's limit."""
+        return max_payload_bytes(self.d)
 
-        Raises
-        ------
-        RoundError
-            If fewer replies than the quorum are usable.
-        """
-        clients = self._enrolment.online(grid)
-        self._address(clients, dict.fromkeys(clients, RecordDict()), HEAD, "head")
-        heads: dict[int, tuple[Head, int]] = {}
+    def begin_round(self, server_round: int) -> None:
+        """Start from the prior, or from what earlier rounds have counted."""
+        reset = is_reset_round(server_round, self._participation)
+        # `_posterior` is replaced at the end only: a round without quorum leaves it as it was.
+        self._start = empty_posterior(self.d, self._prior) if reset else self._posterior
+        self._folded, self._payloads = self._start, {}
 
-        def keep(client: int, update: Update) -> None:
-            heads[client] = Head.from_bytes(update.payload, self._classes, self._features), update.examples
+    def accept(self, update: Update, server_round: int, slot: int) -> None:
+        """Decode the client's mask and count it."""
+        shared = SharedState(self.theta, self._seed, server_round, slot, self._segments)
+        self._folded = fold(self._folded, codec_of(update.payload).decode(update.payload, shared))
+        self._payloads[slot] = update.payload
 
-        self._collect(
-            exchange(grid, self._messages.values(), timeout),
-            max_bytes=4 * self._classes * (self._features + 1),
-            accept=keep,
-        )
-        self._require_quorum("the head round")
-        # In the order of client ids: a sum of floats depends on its order, and arrival is chance.
-        self.head = average_heads([heads[client] for client in sorted(heads)])
-        return self.tally
-
-    # -- Flower's Strategy interface -----------------------------------------------------------------------------------
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """One message to each client of this round's sample, which depends on (seed, round) and the connected client
-        ids only. A client is sent what it lacks of the model; ``arrays`` is the whole, for those who hold nothing.
-        """
-        online = self._enrolment.online(grid)
-        count = max(self._quorum, math.ceil(self._participation * len(online) - 1e-9))
-        rng = np.random.default_rng(stream_seed(self._seed, server_round, SERVER_CLIENT, "sample"))
-        # In the order drawn, which gives each client its slot of the round.
-        sample = [int(client) for client in rng.permutation(sorted(online))[:count]]
-        self._slots = {client: slot for slot, client in enumerate(sample)}
-        # Clients that hold the same version share one record, which Flower then stores and counts once.
-        records: dict[bytes | None, ArrayRecord] = {None: arrays}
-        for held in {self._enrolment.holds.get(client) for client in sample} - {None}:
-            records[held] = pack_global(self._downlink.message(held), None)
-        contents = {
-            client: RecordDict(
-                {
-                    "arrays": records[self._enrolment.holds.get(client)],
-                    "round": ConfigRecord({**config, "round": server_round, "slot": slot}),
-                }
-            )
-            for client, slot in self._slots.items()
-        }
-        self._address({client: online[client] for client in sample}, contents, TRAIN, str(server_round))
-        self._sent = {
-            client: sum(len(array.data) for array in content.array_records["arrays"].values())
-            for client, content in contents.items()
-        }
-        return list(self._messages.values())
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Decode and fold replies as they come; one mask is in memory at a time.
-
-        Bad replies are dropped and counted in ``tally``, and the round goes on.
-
-        Raises
-        ------
-        RoundError
-            If fewer replies than the quorum are usable; theta then stays as it was.
-        """
-        start = (
-            empty_posterior(self.d, self._prior)
-            if is_reset_round(server_round, self._participation)
-            else self._posterior
-        )
-        posterior, payloads = [start], dict[int, bytes]()
-        self._aggregate_seconds = 0.0
-
-        def decode_and_fold(client: int, update: Update) -> None:
-            begun = time.perf_counter()
-            posterior[0] = self._fold_payload(posterior[0], update.payload, server_round, client)
-            payloads[self._slots[client]] = update.payload
-            self._aggregate_seconds += time.perf_counter() - begun
-
-        self._collect(replies, max_bytes=max_payload_bytes(self.d), accept=decode_and_fold)
-        self._require_quorum(f"round {server_round}")
-        self._posterior = posterior[0]
+    def end_round(self, server_round: int) -> None:
+        """Theta is the posterior's mode."""
+        self._posterior = self._folded
         self.theta = mode(self._posterior, self._theta_clip)
-        self._downlink.publish(self.theta, server_round, payloads, start)
-        metrics: dict[str, int | float | list[int] | list[float]] = {
-            "clients": len(self.tally.payload_bytes),
-            "loss": self.tally.mean("loss"),
-            "accuracy": self.tally.mean("accuracy"),
-        }
-        return self.arrays(), MetricRecord(metrics)
+        self._downlink.publish(self.theta, server_round, self._payloads, self._start)
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """No evaluation on clients: the server holds the test images."""
-        return []
+    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, float]:
+        """Accuracies of the weights times theta, times a sampled mask, and times a thresholded one."""
+        return evaluator.mask_forms(self.theta, self.head, self._seed, server_round)
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Nothing to aggregate."""
-        return None
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Theta (uint16 grid)."""
+        return {"theta": torch.from_numpy(self.theta.astype(np.int32)).to(torch.uint16)}
 
     def summary(self) -> None:
         """Print what this strategy is."""
         print(f"DeltaMask: {self.d:,} masked weights in {len(self._segments)} tensors, quorum {self._quorum}")
-
-    def start(
-        self,
-        grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int = 3,
-        timeout: float = 3600,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
-        on_round: Callable[[RoundReport], None] = lambda report: None,
-    ) -> Result:
-        """Flower's loop, with two differences: replies are decoded while others still train, and ``on_round`` hears of
-        each round when it ends.
-        """
-        result = Result()
-        result.arrays = arrays = initial_arrays
-        for server_round in range(1, num_rounds + 1):
-            begun = time.perf_counter()
-            messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid)
-            configured = time.perf_counter()
-            new_arrays, metrics = self.aggregate_train(server_round, exchange(grid, messages, timeout))
-            trained = time.perf_counter()
-            result.arrays = arrays = new_arrays or arrays
-            result.train_metrics_clientapp[server_round] = metrics or MetricRecord()
-            evaluation = evaluate_fn(server_round, arrays) if evaluate_fn else None
-            if evaluation is not None:
-                result.evaluate_metrics_serverapp[server_round] = evaluation
-            seconds = {
-                "configure": configured - begun,
-                "train": trained - configured,
-                "aggregate": self._aggregate_seconds,
-                "evaluate": time.perf_counter() - trained,
-            }
-            on_round(RoundReport(server_round, self.tally, self._sent, self.theta, evaluation, seconds))
-        return result
-
-    # -- replies -------------------------------------------------------------------------------------------------------
-
-    def _fold_payload(self, posterior: BetaPosterior, payload: bytes, server_round: int, client: int) -> BetaPosterior:
-        shared = SharedState(self.theta, self._seed, server_round, self._slots[client], self._segments)
-        return fold(posterior, codec_of(payload).decode(payload, shared))
-
-    def _address(
-        self, clients: dict[int, int], contents: Mapping[int, RecordDict], message_type: str, group: str
-    ) -> None:
-        """Make one message for each client, and a fresh tally."""
-        self._messages = {
-            client: Message(contents[client], dst_node_id=node, message_type=message_type, group_id=group)
-            for client, node in sorted(clients.items())
-        }
-        self.tally = Tally(tuple(self._messages))
-
-    def _collect(self, replies: Iterable[Message], max_bytes: int, accept: Callable[[int, Update], None]) -> None:
-        """Check each reply, pass the good ones on, and count the rest by reason."""
-        tally = self.tally
-        asked: dict[str, int] | None = None
-        for reply in replies:
-            # Message ids exist only once the messages are pushed, which the first reply proves. An error from a dead
-            # node names no client, so replies are attributed by the message they answer, never by their source.
-            if asked is None:
-                asked = {message.metadata.message_id: client for client, message in self._messages.items()}
-            client = asked.get(reply.metadata.reply_to_message_id)
-            try:
-                if client is None:
-                    raise PayloadError("it answers no message of this round")
-                if reply.has_error():
-                    reason = _ERROR_REASONS.get(reply.error.code, "client-error")
-                    print(f"  client {client}: {reason}: {brief(reply.error.reason)}")
-                    tally.drop(client, reason)
-                    # Its theta may be lost, or not the one we think: the next message brings everything.
-                    self._enrolment.note_holding(client, None)
-                    continue
-                if client in tally.payload_bytes:
-                    raise DuplicateReply(f"client {client} has answered already")
-                update = unpack_update(reply.content, max_bytes)
-                accept(client, update)
-            except PayloadError as error:
-                print(f"  client {client}: reply dropped, {error.reason}: {brief(error)}")
-                tally.drop(client, error.reason)
-                continue
-            except Exception as error:  # a decoder bug that one client's bytes reach must not end everybody's run
-                print(f"  client {client}: reply dropped, the decoder failed: {type(error).__name__}: {brief(error)}")
-                tally.drop(client, "decoder-failed")
-                continue
-            tally.failures.pop(client, None)
-            tally.payload_bytes[client] = len(update.payload)
-            tally.record_bytes[client] = _count_bytes(reply.content)
-            tally.metrics[client] = dict(update.metrics)
-            self._enrolment.note_holding(client, update.holds)
-        tally.close()
-
-    def _require_quorum(self, what: str) -> None:
-        usable = len(self.tally.payload_bytes)
-        if usable < self._quorum:
-            failed = ", ".join(f"{count} {reason}" for reason, count in sorted(self.tally.dropped.items())) or "none"
-            raise RoundError(
-                _NO_QUORUM.format(
-                    usable=usable, asked=len(self.tally.asked), what=what, quorum=self._quorum, failed=failed
-                )
-            )
-
-
-_ERROR_REASONS = {
-    1: "client-app-not-loaded",
-    2: "client-error",
-    3: "message-lost",
-    4: "reply-lost",
-    5: "node-unavailable",
-    8: "client-crashed",
-}
-"""Flower's error codes."""
-
-
-def _count_bytes(content: RecordDict) -> int:
-    """Bytes of a reply's records, as Flower counts them."""
-    return sum(record.count_bytes() for record in content.values())

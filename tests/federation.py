@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from common.downlink import apply_chain
 from common.messages import HEAD, HELLO, TRAIN, Hello, pack_hello, pack_update, unpack_global
 from common.models import Head
 from deltamask_server.enrolment import Enrolment
-from deltamask_server.strategy import DeltaMask, RoundReport
+from deltamask_server.strategy import DeltaMask
+from deltamask_server.tally import Tally
 from tests.conftest import local_step
 from tests.grid import MemoryGrid, Node, answer
 
@@ -67,7 +69,22 @@ def strategy(quorum: int = 2, wait: float = 0.2, **options: Any) -> DeltaMask:
     )
 
 
-def run_rounds(deltamask: DeltaMask, grid: MemoryGrid, rounds: int = 1, timeout: float = 0.3) -> list[RoundReport]:
-    reports: list[RoundReport] = []
-    deltamask.start(grid, deltamask.arrays(), rounds, timeout, on_round=reports.append)
-    return reports
+@dataclass(frozen=True)
+class Played:
+    """One round, and theta after it."""
+
+    tally: Tally
+    downlink_bytes: dict[int, int]
+    theta: np.ndarray
+
+
+def run_rounds(deltamask: DeltaMask, grid: MemoryGrid, rounds: int = 1, timeout: float = 0.3) -> list[Played]:
+    played: list[Played] = []
+    deltamask.start(
+        grid,
+        deltamask.arrays(),
+        rounds,
+        timeout,
+        on_round=lambda report: played.append(Played(report.tally, report.downlink_bytes, deltamask.theta)),
+    )
+    return played

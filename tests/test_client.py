@@ -17,7 +17,8 @@ from common.messages import HEAD, HELLO, TRAIN, pack_global, unpack_hello, unpac
 from common.models import Activations, Head, load_backbone
 from common.theta import quantise
 from deltamask_client.app import _codec, app
-from deltamask_client.training import Recipe, train_masks
+from deltamask_client.epochs import Recipe
+from deltamask_client.training import train_masks
 
 RECIPE = Recipe(epochs=1, batch_size=16, learning_rate=0.1)
 CONFIG = RunConfig(train_limit=200, local_epochs=1, head_epochs=20, masked_blocks=2)
@@ -98,8 +99,8 @@ def test_training_lowers_the_loss_and_touches_scores_only(tmp_path: Path, backbo
         return train_masks(backbone, head, activations, labels, theta, replace(recipe, epochs=epochs), seed=seed)
 
     one, five = train(1), train(5)
-    assert five.loss < 0.8 * one.loss
-    assert five.accuracy > one.accuracy
+    assert five.fit.loss < 0.8 * one.fit.loss
+    assert five.fit.accuracy > one.fit.accuracy
     assert five.theta.dtype == np.float32
     assert 0 <= five.theta.min() <= five.theta.max() <= 1
     assert np.array_equal(train(1).theta, one.theta), "the same seed must give the same bits"
@@ -119,7 +120,7 @@ def test_sgd_and_bfloat16_train_too(backbone) -> None:
         one, six = (
             train_masks(backbone, head, activations, labels, theta, replace(recipe, epochs=n), seed=1) for n in (1, 6)
         )
-        assert six.loss < 0.9 * one.loss, change
+        assert six.fit.loss < 0.9 * one.fit.loss, change
         assert six.theta.dtype == np.float32
 
 

@@ -5,6 +5,7 @@ from common.models.backbone import Backbone, InputSpec, load_backbone
 from common.models.head import Head, average_heads, fit_linear_probe
 from common.models.masking import MaskedWeight, Masks, SampledMask
 from common.models.preprocess import preprocess
+from common.models.tail_weights import TailWeights
 from common.models.views import Views
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "MaskedWeight",
     "Masks",
     "SampledMask",
+    "TailWeights",
     "Views",
     "average_heads",
     "fit_linear_probe",

@@ -17,7 +17,7 @@ SMALL = "train-limit=240 test-limit=100 local-epochs=1 head-epochs=30"
 
 
 def digests(results: dict) -> list[str]:
-    return [entry["theta_digest"] for entry in results["rounds"]]
+    return [entry["digest"] for entry in results["rounds"]]
 
 
 def test_deployment_over_grpc_equals_simulation(tmp_path: Path) -> None:

@@ -66,9 +66,9 @@ def test_deployment_equals_simulation(name: str, simulation: Flower, deployment:
     assert len(deployed["rounds"]) == len(simulated["rounds"]) == 2
     for ours, theirs in zip(deployed["rounds"], simulated["rounds"], strict=True):
         assert ours["clients"] == {"asked": NODES, "ok": NODES, "failed": {}, "failed_clients": {}}
-        for key in ("theta_digest", "uplink", "downlink", "accuracy"):
+        for key in ("digest", "uplink", "downlink", "accuracy"):
             assert ours[key] == theirs[key], f"{key} in round {ours['round']}"
         if name == "relative-budget":
             assert 0 < ours["uplink"]["bpp"] <= BUDGET
-    first, second = (entry["theta_digest"] for entry in deployed["rounds"])
+    first, second = (entry["digest"] for entry in deployed["rounds"])
     assert first != second

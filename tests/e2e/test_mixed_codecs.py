@@ -32,7 +32,7 @@ def test_each_client_has_its_codec_and_theta_is_what_one_process_computes(tmp_pa
     assert len(deployed["rounds"]) == len(expected["rounds"]) == 1
     for ours, theirs in zip(deployed["rounds"], expected["rounds"], strict=True):
         assert ours["clients"] == {"asked": 3, "ok": 3, "failed": {}, "failed_clients": {}}
-        assert ours["theta_digest"] == theirs["theta_digest"]
+        assert ours["digest"] == theirs["digest"]
         assert ours["uplink"]["payload_bytes"] == theirs["uplink"]["payload_bytes"]
         assert ours["downlink"] == theirs["downlink"]
         assert ours["accuracy"] == theirs["accuracy"]
