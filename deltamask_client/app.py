@@ -1,4 +1,5 @@
-"""The ClientApp: answers who it is, fits the head once, and trains masks in every round.
+"""The ClientApp: answers who it is, fits the head once, trains masks in every round, and tells how good the model is on
+images it has held out.
 
 A client keeps no state that a restart would lose. What is expensive - the frozen prefix's activations - is cached on
 disk; models are kept in memory for processes that serve more than one message (the simulation's).
@@ -21,14 +22,14 @@ from numpy.typing import NDArray
 
 from common.codecs import Codec, SharedState, get_codec
 from common.config import NodeConfig, RunConfig, parse_node_config, parse_run_config
-from common.data import load_dataset, partition_indices
 from common.downlink import apply_chain
 from common.errors import WrongModel
-from common.messages import Hello, pack_hello, pack_update, unpack_global
-from common.models import Backbone, Head, cached_activations, fit_linear_probe, load_backbone
+from common.messages import Hello, pack_evaluation, pack_hello, pack_update, unpack_classes, unpack_global
+from common.models import Backbone, Head, cached_activations, fit_linear_probe, load_backbone, score
 from common.selection import cosine_kappa
-from common.theta import theta_digest
+from common.theta import probabilities, theta_digest
 from common.uniforms import stream_seed
+from deltamask_client.images import check_source, site_images
 from deltamask_client.store import ThetaStore
 from deltamask_client.training import train_masks
 
@@ -41,12 +42,14 @@ _CLIENT_APP_RAISED = 2  # Flower's error code for an exception of a ClientApp
 
 @dataclass(frozen=True)
 class _Site:
-    """One client: its config, its model and its part of the data."""
+    """One client: its model and its part of the data, to train on or to validate with."""
 
     backbone: Backbone
     activations: NDArray[np.float32]
     labels: NDArray[np.int64]
-    classes: int
+    classes: tuple[str, ...]
+    broken: int
+    """Images that could not be read."""
 
 
 def _reported(
@@ -75,7 +78,8 @@ def _reported(
 @app.query()
 @_reported
 def hello(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
-    """Say who this client is and which frozen model it has."""
+    """Say who this client is and which frozen model it has; fail if its images are missing or of other classes."""
+    check_source(run, node, unpack_classes(message.content))
     backbone = _backbone(run.backbone, run.weights, run.image_size, run.masked_blocks, _device(node))
     held = store.load()
     holds = None if held is None else theta_digest(held[0])
@@ -87,7 +91,7 @@ def hello(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
 def head(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
     """Fit a linear probe on the features of the frozen, unmasked backbone."""
     start = time.perf_counter()
-    site = _site(run, node)
+    site = _site(run, node, unpack_classes(message.content))
     device = site.backbone.masks.parameters()[0].device
     features = torch.cat(
         [
@@ -98,7 +102,7 @@ def head(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) 
         ]
     )
     labels = torch.from_numpy(site.labels).to(device)
-    probe = fit_linear_probe(features, labels, site.classes, run.head_epochs, run.head_learning_rate)
+    probe = fit_linear_probe(features, labels, len(site.classes), run.head_epochs, run.head_learning_rate)
     with torch.no_grad():
         logits = probe(features)
         loss = torch.nn.functional.cross_entropy(logits, labels).item()
@@ -111,20 +115,10 @@ def head(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) 
 def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
     """Train scores from the global theta and send the encoded delta."""
     start = time.perf_counter()
-    site = _site(run, node)
     order = message.content.config_records["round"]
     server_round, slot = int(order["round"]), int(order["slot"])  # type: ignore[arg-type]
+    site, theta, head, holds = _receive(message, run, node, store)
     masks = site.backbone.masks
-    held = store.load()
-    chain, head_bytes = unpack_global(message.content.array_records["arrays"])
-    theta = apply_chain(chain, held and held[0], masks.d, run.seed, masks.segments)
-    if head_bytes is not None:
-        head = Head.from_bytes(head_bytes, site.classes, site.backbone.features)
-    elif held is not None:
-        head = held[1]
-    else:
-        raise WrongModel("the server sent no head, and this client holds none")
-    holds = theta_digest(theta) if store.save(theta, head) else None
     result = train_masks(
         site.backbone,
         head,
@@ -142,6 +136,37 @@ def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
     return Message(pack_update(payload, _metrics(site, result.loss, result.accuracy, start), holds), reply_to=message)
 
 
+@app.evaluate()
+@_reported
+def evaluate(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
+    """Tell how good the global model, weights times theta, is on the images that this client never trains on."""
+    start = time.perf_counter()
+    site, theta, head, holds = _receive(message, run, node, store, validation=True)
+    multiplier = torch.from_numpy(probabilities(theta))
+    loss, accuracy = score(site.backbone, head, multiplier, site.activations, site.labels, run.eval_batch_size)
+    return Message(pack_evaluation(_metrics(site, loss, accuracy, start), holds), reply_to=message)
+
+
+def _receive(
+    message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore, validation: bool = False
+) -> tuple[_Site, NDArray[np.uint16], Head, bytes | None]:
+    """The global model of a message, kept for the next one, and the site whose classes its head has; the last value is
+    the digest of the theta kept.
+    """
+    held = store.load()
+    site = _site(run, node, unpack_classes(message.content) or (held[2] if held else ()), validation)
+    masks = site.backbone.masks
+    chain, head_bytes = unpack_global(message.content.array_records["arrays"])
+    theta = apply_chain(chain, held and held[0], masks.d, run.seed, masks.segments)
+    if head_bytes is not None:
+        head = Head.from_bytes(head_bytes, len(site.classes), site.backbone.features)
+    elif held is not None:
+        head = held[1]
+    else:
+        raise WrongModel("the server sent no head, and this client holds none")
+    return site, theta, head, theta_digest(theta) if store.save(theta, head, site.classes) else None
+
+
 def _codec(run: RunConfig, node: NodeConfig, server_round: int) -> Codec:
     name = node.codec or run.codec
     keep = cosine_kappa(run.kappa, run.kappa_final, server_round, run.num_server_rounds)
@@ -156,23 +181,21 @@ def _codec(run: RunConfig, node: NodeConfig, server_round: int) -> Codec:
 
 
 def _metrics(site: _Site, loss: float, accuracy: float, start: float) -> dict[str, float]:
-    return {"examples": len(site.labels), "loss": loss, "accuracy": accuracy, "seconds": time.perf_counter() - start}
+    return {
+        "examples": len(site.labels),
+        "loss": loss,
+        "accuracy": accuracy,
+        "seconds": time.perf_counter() - start,
+        "broken": site.broken,
+    }
 
 
-def _site(run: RunConfig, node: NodeConfig) -> _Site:
+def _site(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], validation: bool = False) -> _Site:
     backbone = _backbone(run.backbone, run.weights, run.image_size, run.masked_blocks, _device(node))
-    images, labels, classes = _local_data(
-        run.dataset,
-        run.train_limit,
-        run.partitioner,
-        node.num_partitions,
-        node.partition_id,
-        run.seed,
-        run.dirichlet_alpha,
-        run.classes_per_client,
-    )
+    local = site_images(run, node, classes, backbone.spec.size)
+    images, labels = local.validation if validation else local.training
     activations = cached_activations(backbone, images, Path(node.cache_path), run.eval_batch_size)
-    return _Site(backbone, activations, labels, classes)
+    return _Site(backbone, activations, labels, local.classes, local.broken)
 
 
 def _device(node: NodeConfig) -> str:
@@ -181,29 +204,5 @@ def _device(node: NodeConfig) -> str:
     return node.device
 
 
-# One model and the clients of one run per process: a simulation worker serves many clients of one run in turn.
+# One model per process: a simulation worker serves many clients of one run in turn.
 _backbone = functools.lru_cache(maxsize=1)(load_backbone)
-
-
-@functools.lru_cache(maxsize=64)
-def _local_data(
-    dataset: str,
-    train_limit: int,
-    partitioner: str,
-    num_partitions: int,
-    partition_id: int,
-    seed: int,
-    dirichlet_alpha: float,
-    classes_per_client: int,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], int]:
-    data = load_dataset(dataset, train_limit)
-    index = partition_indices(
-        data.y_train,
-        partitioner,
-        num_partitions,
-        partition_id,
-        seed=seed,
-        dirichlet_alpha=dirichlet_alpha,
-        classes_per_client=classes_per_client,
-    )
-    return data.x_train[index], data.y_train[index], data.classes

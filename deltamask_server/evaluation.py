@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.codecs import SharedState
-from common.models import Backbone, Head
+from common.models import Backbone, Head, score
 from common.theta import ONE, probabilities
 from common.uniforms import SERVER_CLIENT
 
@@ -46,13 +46,5 @@ class Evaluator:
         forms = {"mean": probabilities(theta), "sample": sample, "threshold": theta >= ONE // 2}
         return {name: self._accuracy(torch.from_numpy(form.astype(np.float32)), head) for name, form in forms.items()}
 
-    @torch.no_grad()
     def _accuracy(self, multiplier: torch.Tensor, head: Head) -> float:
-        self._backbone.masks.set_multiplier(multiplier)
-        device = next(self._backbone.tail.parameters()).device
-        right = 0
-        for start in range(0, len(self._labels), self._batch_size):
-            tokens = torch.from_numpy(np.array(self._activations[start : start + self._batch_size])).to(device)
-            predicted = head(self._backbone.tail(tokens)).argmax(1).cpu().numpy()
-            right += int((predicted == self._labels[start : start + self._batch_size]).sum())
-        return right / len(self._labels)
+        return score(self._backbone, head, multiplier, self._activations, self._labels, self._batch_size)[1]

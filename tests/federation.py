@@ -19,7 +19,7 @@ from tests.grid import MemoryGrid, Node, answer
 
 SEGMENTS, CLASSES, FEATURES, SEED = (30_000, 20_000), 3, 4, 9
 D, DIGEST = sum(SEGMENTS), b"12345678"
-METRICS = {"examples": 10, "loss": 0.5, "accuracy": 0.8, "seconds": 1.0}
+METRICS = {"examples": 10, "loss": 0.5, "accuracy": 0.8, "seconds": 1.0, "broken": 0}
 
 
 Change = Callable[[RecordDict, Message], list[RecordDict | Error]]

@@ -1,9 +1,10 @@
-"""Frozen backbones, their masks, the head, and the cache of prefix activations."""
+"""Frozen backbones, their masks, the head, their accuracy, and the cache of prefix activations."""
 
 from common.models.activations import cached_activations, preprocess
 from common.models.backbone import Backbone, InputSpec, load_backbone
 from common.models.head import Head, average_heads, fit_linear_probe
 from common.models.masking import MaskedWeight, Masks, SampledMask
+from common.models.score import score
 
 __all__ = [
     "Backbone",
@@ -17,4 +18,5 @@ __all__ = [
     "fit_linear_probe",
     "load_backbone",
     "preprocess",
+    "score",
 ]
