@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from common.codecs import available_codecs
+from common.data.catalogue import SOURCES
 from common.errors import ConfigError
 
 __all__ = ["NodeConfig", "RunConfig", "parse_node_config", "parse_run_config", "reference"]
@@ -88,7 +89,10 @@ class RunConfig(_Config):
     )
 
     dataset: str = Field(
-        "digits", min_length=1, description="`digits` (built in) or `npz:PATH` (keys x_train, y_train, x_test, y_test)."
+        "digits",
+        min_length=1,
+        description=f"{SOURCES}. The server tests on its test images; clients without `data` share its training "
+        "images.",
     )
     train_limit: int = Field(
         0, ge=0, description="Use only that many training images, the same number of each class; 0 is all."
@@ -101,6 +105,13 @@ class RunConfig(_Config):
     )
     dirichlet_alpha: float = Field(1.0, gt=0, description="Concentration of `dirichlet`; small is skewed.")
     classes_per_client: int = Field(2, ge=1, description="Classes each client holds under `pathological`.")
+    validation_fraction: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Share of each client's images that it never trains on; its accuracy on them is reported in every "
+        "evaluated round.",
+    )
 
     local_epochs: int = Field(3, ge=1, description="Passes over the local data in a round.")
     batch_size: int = Field(32, ge=1, description="Images in a training step; a SuperNode may have its own.")
@@ -172,6 +183,11 @@ class NodeConfig(_Config):
         description="The client id: 0 .. num-partitions - 1, another one for each SuperNode, the same after a restart.",
     )
     num_partitions: int = Field(ge=1, description="Parts the training data is divided into.")
+    data: str = Field(
+        "",
+        description="This client's own images, all of which are its part: `folder:PATH`, `npz:PATH` or another "
+        "`dataset`; default: its share of the run's dataset.",
+    )
     codec: str = Field("", description="This client's codec; default: the run's.")
     target_bpp: float | None = Field(None, ge=0, le=32, description="This client's budget; default: the run's.")
     batch_size: int | None = Field(

@@ -1,14 +1,18 @@
 """What travels in a Flower message, and under which names; the only place where record keys are spelt.
 
-    server -> client   query          {}                                     who are you, and is your frozen model mine?
+    server -> client   query          "classes": ConfigRecord {names}        who are you, and is your frozen model mine?
     client -> server                  "hello":   ConfigRecord                client, digest of frozen weights, d, holds
-    server -> client   train.head     {}                                     fit a linear probe
+    server -> client   train.head     "classes": ConfigRecord {names}        fit a linear probe
     client -> server                  "update":  ConfigRecord {payload}      the head's bytes
     server -> client   train          "arrays":  ArrayRecord {theta, head}   one blob each; the head once
+                                      "classes": ConfigRecord {names}        with the head, whose rows they name
                                       "round":   ConfigRecord {round, slot}
     client -> server                  "update":  ConfigRecord {payload}      the encoded delta: one blob, one bytes
     value
-                                      "metrics": MetricRecord                both replies carry it
+                                      "metrics": MetricRecord                every reply but the first carries it
+    server -> client   evaluate       "arrays", "classes"                    as above: how good is it on your images?
+    client -> server                  "update":  ConfigRecord {holds}        no payload
+                                      "metrics": MetricRecord
 
 Uplink payloads are below a megabyte, where one bytes value costs least around it; theta may be a hundred, where a
 (chunked) Array does.
@@ -16,7 +20,7 @@ Uplink payloads are below a megabyte, where one bytes value costs least around i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -25,26 +29,32 @@ from common.errors import BadMetric, OversizedPayload, TruncatedPayload, WrongFo
 from common.models.head import Head
 
 __all__ = [
+    "EVALUATE",
     "HEAD",
     "HELLO",
     "TRAIN",
     "Hello",
     "Update",
+    "pack_classes",
+    "pack_evaluation",
     "pack_global",
     "pack_hello",
     "pack_update",
+    "unpack_classes",
+    "unpack_evaluation",
     "unpack_global",
     "unpack_hello",
     "unpack_round",
     "unpack_update",
 ]
 
-HELLO, HEAD, TRAIN = "query", "train.head", "train"
+HELLO, HEAD, TRAIN, EVALUATE = "query", "train.head", "train", "evaluate"
 
-METRICS = ("examples", "loss", "accuracy", "seconds")
+METRICS = ("examples", "loss", "accuracy", "seconds", "broken")
 _LARGEST = 1e12
 """No metric is larger, so that no sum of them overflows."""
 _DIGEST_BYTES = 8
+_MOST_CLASSES, _LONGEST_NAME = 100_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -60,17 +70,19 @@ class Hello:
 
 @dataclass(frozen=True)
 class Update:
-    """One reply of one client, checked for form but not yet decoded."""
+    """One reply of one client, checked for form but not yet decoded. The payload of an evaluation is empty."""
 
     payload: bytes
     holds: bytes | None
     """Digest of the theta that the client has kept."""
     metrics: Mapping[str, float]
-    """The keys of ``METRICS``: examples (at least 1), loss, accuracy in [0, 1], seconds; all finite."""
+    """The keys of ``METRICS``: examples (at least 1, but 0 in an evaluation), loss, accuracy in [0, 1], seconds, broken
+    (images that could not be read); all finite.
+    """
 
     @property
     def examples(self) -> int:
-        """Local training images."""
+        """Images trained on, or evaluated."""
         return int(self.metrics["examples"])
 
 
@@ -102,6 +114,27 @@ def _read_holding(values: Mapping[str, object]) -> bytes | None:
     if holds is not None and not (isinstance(holds, bytes) and len(holds) == _DIGEST_BYTES):
         raise WrongFormat("the digest of the theta held is not 8 bytes")
     return holds
+
+
+def pack_classes(names: Sequence[str]) -> RecordDict:
+    """The class list of the run, as part of a message; nothing for an empty one."""
+    return RecordDict({"classes": ConfigRecord({"names": list(names)})} if names else {})
+
+
+def unpack_classes(content: RecordDict) -> tuple[str, ...]:
+    """Read what `pack_classes` wrote, ``()`` if the message has no class list; raises WrongFormat."""
+    if "classes" not in content:
+        return ()
+    record = content["classes"]
+    names = record.get("names") if isinstance(record, ConfigRecord) else None
+    if (
+        not isinstance(names, list)
+        or not 0 < len(names) <= _MOST_CLASSES
+        or not all(isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME for name in names)
+        or len(set(names)) < len(names)
+    ):
+        raise WrongFormat("a class list that is not one of different, short names")
+    return tuple(str(name) for name in names)
 
 
 def pack_global(chain: bytes, head: Head | None) -> ArrayRecord:
@@ -141,20 +174,40 @@ def unpack_update(content: RecordDict, max_bytes: int) -> Update:
     BadMetric
         If a metric is missing, not a finite number, or out of range.
     """
-    record, metrics = content.get("update"), content.get("metrics")
-    if (
-        len(content) != 2
-        or not isinstance(record, ConfigRecord)
-        or not isinstance(metrics, MetricRecord)
-        or not set(record) <= {"payload", "holds"}
-        or len(metrics) > len(METRICS)
-    ):
-        raise WrongFormat(f"a reply with records {sorted(content)}; expected update and metrics with their own keys")
+    record, values = _read_reply(content, {"payload", "holds"})
     payload = record.get("payload")
     if not isinstance(payload, bytes) or not payload:
         raise TruncatedPayload("the reply carries no payload")
     if len(payload) > max_bytes:
         raise OversizedPayload(f"{len(payload)} bytes; at most {max_bytes} here")
+    return Update(payload, _read_holding(record), _read_metrics(values, least_examples=1))
+
+
+def pack_evaluation(metrics: Mapping[str, float], holds: bytes | None = None) -> RecordDict:
+    """A client's reply to an evaluation message."""
+    return RecordDict({"update": ConfigRecord({**_holding(holds)}), "metrics": MetricRecord(dict(metrics))})
+
+
+def unpack_evaluation(content: RecordDict) -> Update:
+    """Check the form of a reply that carries metrics only; raises WrongFormat or BadMetric."""
+    record, values = _read_reply(content, {"holds"})
+    return Update(b"", _read_holding(record), _read_metrics(values, least_examples=0))
+
+
+def _read_reply(content: RecordDict, keys: set[str]) -> tuple[ConfigRecord, MetricRecord]:
+    record, metrics = content.get("update"), content.get("metrics")
+    if (
+        len(content) != 2
+        or not isinstance(record, ConfigRecord)
+        or not isinstance(metrics, MetricRecord)
+        or not set(record) <= keys
+        or len(metrics) > len(METRICS)
+    ):
+        raise WrongFormat(f"a reply with records {sorted(content)}; expected update and metrics with their own keys")
+    return record, metrics
+
+
+def _read_metrics(metrics: MetricRecord, least_examples: int) -> dict[str, float]:
     values: dict[str, float] = {}
     for name in METRICS:
         value = metrics.get(name)
@@ -162,6 +215,7 @@ def unpack_update(content: RecordDict, max_bytes: int) -> Update:
         if not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
             raise BadMetric(f"metric {name} = {value!r}; a finite number of at most {_LARGEST:g} is needed")
         values[name] = value
-    if values["examples"] < 1 or not 0 <= values["accuracy"] <= 1 or values["seconds"] < 0:
+    low = {"examples": least_examples, "accuracy": 0, "seconds": 0, "broken": 0}
+    if any(values[name] < bound for name, bound in low.items()) or values["accuracy"] > 1:
         raise BadMetric(f"a metric is out of range: {values}")
-    return Update(payload, _read_holding(record), values)
+    return values

@@ -1,4 +1,4 @@
-"""What one client works with: its frozen model, and its part of the data as activations."""
+"""What one client works with: its frozen model, its part of the data as activations, and how it trains."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ import torch
 from numpy.typing import NDArray
 
 from common.config import NodeConfig, RunConfig
-from common.data import load_dataset, partition_indices
 from common.models import Activations, Backbone, Views, load_backbone
 from common.uniforms import stream_seed
+from deltamask_client.epochs import Recipe
+from deltamask_client.images import site_images
 from deltamask_client.slow_log import SlowLog
 
-__all__ = ["Site", "device_of", "load_frozen", "load_site", "precision_of"]
+__all__ = ["Site", "device_of", "load_frozen", "load_site", "progress_of", "recipe_of"]
 
 
 @dataclass(frozen=True)
 class Site:
-    """One client: its model and its part of the data."""
+    """One client: its model and its part of the data, to train on or to validate with."""
 
     backbone: Backbone
     activations: Activations
     labels: NDArray[np.int64]
-    classes: int
+    classes: tuple[str, ...]
+    broken: int
+    """Images that could not be read."""
 
 
 def load_frozen(run: RunConfig, node: NodeConfig) -> Backbone:
@@ -33,30 +36,51 @@ def load_frozen(run: RunConfig, node: NodeConfig) -> Backbone:
     return _backbone(run.backbone, run.weights, run.image_size, run.masked_blocks, device_of(node))
 
 
-def load_site(run: RunConfig, node: NodeConfig) -> Site:
-    """Model and data of this client; activations come from its cache, or are computed now."""
+def load_site(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], validation: bool = False) -> Site:
+    """Model and data of this client; activations come from its cache, or are computed now.
+
+    Parameters
+    ----------
+    run, node
+        Configs of the run and of this client.
+    classes
+        Class list of the run; empty for that of this client's own copy of the dataset.
+    validation
+        Take the images held out instead of those to train on.
+    """
     backbone = load_frozen(run, node)
-    images, labels, classes = _local_data(
-        run.dataset,
-        run.train_limit,
-        run.partitioner,
-        node.num_partitions,
-        node.partition_id,
-        run.seed,
-        run.dirichlet_alpha,
-        run.classes_per_client,
-    )
+    local = site_images(run, node, classes, backbone.spec.size)
+    images, labels = local.validation if validation else local.training
+    augmented = 0 if validation else run.augment
     activations = Activations(
         backbone,
         images,
         keep=node.activations,
         folder=node.cache_path,
         batch_size=run.eval_batch_size,
-        views=Views(run.augment, run.augment_mirror, stream_seed(run.seed, 0, node.partition_id, "views")),
-        precision=precision_of(node),
+        views=Views(augmented, run.augment_mirror, stream_seed(run.seed, 0, node.partition_id, "views")),
+        precision=_precision_of(node),
         progress=SlowLog("activations: %s of %s pictures"),
     )
-    return Site(backbone, activations, labels, classes)
+    return Site(backbone, activations, labels, local.classes, local.broken)
+
+
+def recipe_of(run: RunConfig, node: NodeConfig, learning_rate: float) -> Recipe:
+    """How this client trains."""
+    return Recipe(
+        run.local_epochs,
+        node.batch_size or run.batch_size,
+        learning_rate,
+        run.optimiser,
+        run.momentum,
+        _precision_of(node),
+    )
+
+
+def progress_of(run: RunConfig, site: Site, server_round: int) -> SlowLog:
+    """Where a long round has got to."""
+    of = len(site.labels)
+    return SlowLog(f"round {server_round}, epoch %s of {run.local_epochs}: %s of {of} images, loss %.4f")
 
 
 def device_of(node: NodeConfig) -> str:
@@ -66,36 +90,11 @@ def device_of(node: NodeConfig) -> str:
     return node.device
 
 
-def precision_of(node: NodeConfig) -> torch.dtype:
-    """What its layers compute in."""
+def _precision_of(node: NodeConfig) -> torch.dtype:
     if node.precision == "auto":
         return torch.bfloat16 if torch.device(device_of(node)).type == "cuda" else torch.float32
     return torch.bfloat16 if node.precision == "bfloat16" else torch.float32
 
 
-# One model and the clients of one run per process: a simulation worker serves many clients of one run in turn.
+# One model per process: a simulation worker serves many clients of one run in turn.
 _backbone = functools.lru_cache(maxsize=1)(load_backbone)
-
-
-@functools.lru_cache(maxsize=64)
-def _local_data(
-    dataset: str,
-    train_limit: int,
-    partitioner: str,
-    num_partitions: int,
-    partition_id: int,
-    seed: int,
-    dirichlet_alpha: float,
-    classes_per_client: int,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], int]:
-    data = load_dataset(dataset, train_limit)
-    index = partition_indices(
-        data.y_train,
-        partitioner,
-        num_partitions,
-        partition_id,
-        seed=seed,
-        dirichlet_alpha=dirichlet_alpha,
-        classes_per_client=classes_per_client,
-    )
-    return data.x_train[index], data.y_train[index], data.classes

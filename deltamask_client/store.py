@@ -1,4 +1,4 @@
-"""What a client holds of the global model between rounds, on its disk: theta and head of its newest run.
+"""What a client holds of the global model between rounds, on its disk: theta, head and class list of its newest run.
 
 A deployed client is a new process in every round. With the theta of the last round at hand it needs only what changed;
 without it (first round, lost disk, full disk) it says so, and the server sends everything.
@@ -6,9 +6,11 @@ without it (first round, lost disk, full disk) it says so, and the server sends 
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ __all__ = ["Held", "ThetaStore"]
 
 _KEPT_SECONDS = 7 * 24 * 3600
 
-Held = tuple[NDArray[np.uint16], Head]
+Held = tuple[NDArray[np.uint16], Head, tuple[str, ...]]
 
 
 class ThetaStore:
@@ -43,15 +45,15 @@ class ThetaStore:
         self._path = cache / "theta" / f"run-{run_id}-client-{client}.safetensors"
 
     def load(self) -> Held | None:
-        """Theta and head of this run, or None."""
+        """Theta, head and class list of this run, or None."""
         try:
             with safe_open(self._path, "np") as file:
                 head = Head(file.get_tensor("head.weight"), file.get_tensor("head.bias"))
-                return file.get_tensor("theta"), head
+                return file.get_tensor("theta"), head, tuple(json.loads((file.metadata() or {}).get("classes", "[]")))
         except (OSError, SafetensorError):
             return None
 
-    def save(self, theta: NDArray[np.uint16], head: Head) -> bool:
+    def save(self, theta: NDArray[np.uint16], head: Head, classes: Sequence[str] = ()) -> bool:
         """Replace what is held; False if the disk does not take it, which costs bytes in the next round, no more."""
         tensors = {
             name: np.ascontiguousarray(value)
@@ -62,7 +64,7 @@ class ThetaStore:
             handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".tmp")
             os.close(handle)
             try:
-                save_file(tensors, name)
+                save_file(tensors, name, {"classes": json.dumps(list(classes))})
                 os.replace(name, self._path)
             finally:
                 Path(name).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from common.config import RunConfig, default_cache_path, parse_run_config
-from common.data import load_dataset
-from common.errors import DeltaMaskError
+from common.data import open_split
+from common.errors import DataError, DeltaMaskError
 from common.models import Activations, Backbone, TailWeights, load_backbone
 from deltamask_server.console import HEADER, round_line, summary
 from deltamask_server.enrolment import Enrolment
@@ -52,16 +53,23 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backbone = load_backbone(config.backbone, config.weights, config.image_size, config.masked_blocks, device)
     folder.set_model(backbone.name, backbone.digest, backbone.masks.segments)
-    data = load_dataset(config.dataset, config.train_limit, config.test_limit)
-    activations = Activations(backbone, data.x_test, folder=default_cache_path(), batch_size=config.eval_batch_size)
-    evaluator = Evaluator(backbone, activations, data.y_test, config.eval_batch_size)
+    split = open_split(config.dataset, "test", backbone.spec.size, default_cache_path())
+    test = split.load(split.balanced(config.test_limit))
+    if len(test.labels) == 0:
+        raise DataError(f"dataset = {config.dataset!r}: none of its {test.broken} test images can be read")
+    folder.set_data(split.classes, len(test.labels), test.broken)
+    activations = Activations(backbone, test.images, folder=default_cache_path(), batch_size=config.eval_batch_size)
+    evaluator = Evaluator(backbone, activations, test.labels, config.eval_batch_size)
 
-    enrolment = Enrolment(backbone.digest, backbone.masks.d, config.min_clients, config.node_wait_seconds, say=print)
-    strategy = _strategy(config, backbone, data.classes, enrolment)
+    enrolment = Enrolment(
+        backbone.digest, backbone.masks.d, config.min_clients, config.node_wait_seconds, print, split.classes
+    )
+    strategy = _strategy(config, backbone, split.classes, enrolment)
     strategy.summary()
     print(
         f"codec {config.codec}, downlink {config.downlink}, backbone {backbone.name} ({backbone.digest.hex()}), "
-        f"{len(data.x_test):,} test images of {data.classes} classes"
+        f"{len(test.labels):,} test images of {len(split.classes)} classes"
+        + (f", {test.broken:,} more could not be read" if test.broken else "")
     )
 
     begun = time.perf_counter()
@@ -90,10 +98,12 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     folder.save_model(strategy.tensors(), strategy.head)
 
 
-def _strategy(config: RunConfig, backbone: Backbone, classes: int, enrolment: Enrolment) -> RoundStrategy:
+def _strategy(config: RunConfig, backbone: Backbone, classes: Sequence[str], enrolment: Enrolment) -> RoundStrategy:
     """The method that the config names."""
     shared: dict[str, Any] = {
-        "classes": classes,
+        "classes": len(classes),
+        "class_names": classes,
+        "validate": config.validation_fraction > 0,
         "features": backbone.features,
         "seed": config.seed,
         "participation": config.participation,

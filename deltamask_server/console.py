@@ -59,6 +59,7 @@ def summary(results: dict[str, Any], folder: Path) -> str:
             f"Downlink    {_mean(rounds, 'downlink'):.2f} bits per parameter and client, "
             f"{_total(rounds, 'downlink'):,} bytes in all",
         ]
+        lines += _clients_lines(results)
         failed = sum(sum(entry["clients"]["failed"].values()) for entry in rounds)
         if failed:
             lines.append(
@@ -74,6 +75,28 @@ def _forms(accuracy: dict[str, float], fewer: str) -> str:
         return f"mean of weights {accuracy['mean']:.4f}{fewer}"
     others = f"(sampled {accuracy['sample']:.4f}, thresholded {accuracy['threshold']:.4f})"
     return f"mean mask {accuracy['mean']:.4f}{fewer} {others}"
+
+
+def _clients_lines(results: dict[str, Any]) -> list[str]:
+    """What there is to say of the clients' own images."""
+    lines = []
+    validated = [entry["validation"] for entry in results["rounds"] if (entry.get("validation") or {}).get("clients")]
+    if validated and validated[-1]["mean"] is not None:
+        last = validated[-1]
+        count = sum(client["examples"] > 0 for client in last["clients"].values())
+        lines.append(
+            f"Clients     accuracy on their held-out images: mean {last['mean']:.4f}, worst decile "
+            f"{last['worst_decile']:.4f}, standard deviation {last['std']:.4f} ({count} clients)"
+        )
+    broken: dict[str, int] = {}
+    for entry in (results.get("linear_probe", {}), *results["rounds"]):
+        broken |= entry.get("broken_images", {})
+    if broken:
+        lines.append(
+            f"Data        {sum(broken.values()):,} images of {len(broken)} clients could not be read and were left "
+            "out; their logs name them"
+        )
+    return lines
 
 
 def _mean(rounds: list[dict[str, Any]], direction: str) -> float:

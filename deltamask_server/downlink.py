@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.downlink import MAX_STEPS, join_chain, pack_exact, pack_float32, pack_quantised, pack_relay
+from common.downlink import MAX_STEPS, join_chain, pack_exact, pack_float32, pack_quantised, pack_relay, pack_same
 from common.posterior import BetaPosterior
 from common.theta import theta_digest
 
@@ -63,6 +63,8 @@ class Downlink:
 
     def message(self, held: bytes | None) -> bytes:
         """The chain for a client that holds the version with digest ``held`` (None: nothing)."""
+        if held == theta_digest(self._theta):
+            return join_chain([pack_same(self._theta)])
         if self._whole is None:
             pack = pack_float32(self._theta) if self._form == "float32" else pack_quantised(self._theta, self._segments)
             self._whole = join_chain([pack])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common.errors import PayloadError, RoundError, brief
-from common.messages import HELLO, unpack_hello
+from common.messages import HELLO, pack_classes, unpack_hello
 from deltamask_server.exchange import exchange
 
 __all__ = ["Enrolment"]
@@ -18,7 +18,8 @@ _POLL_SECONDS = 0.5
 
 
 class Enrolment:
-    """Asks every new node who it is, once, and refuses those whose frozen model differs from the server's.
+    """Asks every new node who it is, once, and refuses those whose frozen model differs from the server's, or who
+    answer with an error, as a site does whose images are missing or of other classes.
 
     Parameters
     ----------
@@ -28,6 +29,8 @@ class Enrolment:
         How many clients are needed, and how long to wait for them.
     say
         Receives one line for each refusal.
+    classes
+        Class list of the run, which a site's own images must fit.
     """
 
     def __init__(
@@ -37,9 +40,11 @@ class Enrolment:
         min_clients: int,
         wait_seconds: float,
         say: Callable[[str], None],
+        classes: Sequence[str] = (),
     ) -> None:
         self._digest, self._d = backbone_digest, masked_parameters
         self._min_clients, self._wait_seconds, self._say = min_clients, wait_seconds, say
+        self._classes = tuple(classes)
         self._clients: dict[int, int] = {}  # node id -> client id
         self._refused: dict[int, str] = {}  # node id -> reason
         self.holds: dict[int, bytes] = {}
@@ -59,7 +64,7 @@ class Enrolment:
             # Refusals end with the connection: whoever comes back may have been mended.
             self._refused = {node: reason for node, reason in self._refused.items() if node in nodes}
             self._ask(grid, [node for node in nodes if node not in self._clients and node not in self._refused], end)
-            online = {client: node for node, client in self._clients.items() if node in nodes}
+            online = self.connected(nodes)
             if len(online) >= self._min_clients:
                 return online
             if time.monotonic() >= end:
@@ -71,10 +76,14 @@ class Enrolment:
                 )
             time.sleep(_POLL_SECONDS)
 
+    def connected(self, nodes: Collection[int]) -> dict[int, int]:
+        """Those of the clients enrolled whose node is among ``nodes``, client id -> node id."""
+        return {client: node for node, client in self._clients.items() if node in nodes}
+
     def _ask(self, grid: Grid, nodes: list[int], end: float) -> None:
         if not nodes:
             return
-        messages = [Message(RecordDict(), dst_node_id=node, message_type=HELLO) for node in nodes]
+        messages = [Message(pack_classes(self._classes), dst_node_id=node, message_type=HELLO) for node in nodes]
         for reply in exchange(grid, messages, max(1.0, end - time.monotonic())):
             asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
             node = asked.get(reply.metadata.reply_to_message_id)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.codecs import SharedState
-from common.models import Activations, Backbone, Head, TailWeights
+from common.models import Activations, Backbone, Head, TailWeights, score
 from common.theta import ONE, probabilities
 from common.uniforms import SERVER_CLIENT
 
@@ -49,16 +49,11 @@ class Evaluator:
     def weights(self, tail: NDArray[np.float32], head: Head) -> float:
         """Accuracy with other weights in the masked blocks (`common.models.TailWeights`), unmasked."""
         with TailWeights(self._backbone).borrowed(tail):
-            return self._right(head)
+            return self._score(head)
 
     def _accuracy(self, multiplier: torch.Tensor, head: Head) -> float:
         self._backbone.masks.set_multiplier(multiplier)
-        return self._right(head)
+        return self._score(head)
 
-    @torch.no_grad()
-    def _right(self, head: Head) -> float:
-        right = 0
-        for part, tokens in self._activations.batches(self._batch_size):
-            predicted = head(self._backbone.tail(tokens)).argmax(1).cpu().numpy()
-            right += int((predicted == self._labels[part]).sum())
-        return right / len(self._labels)
+    def _score(self, head: Head) -> float:
+        return score(self._backbone.tail, head, self._activations, self._labels, self._batch_size)[1]

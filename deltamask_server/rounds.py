@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +18,24 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from common.errors import DuplicateReply, PayloadError, RoundError, brief
-from common.messages import HEAD, TRAIN, Update, pack_global, unpack_update
+from common.messages import (
+    EVALUATE,
+    HEAD,
+    TRAIN,
+    Update,
+    pack_classes,
+    pack_global,
+    unpack_classes,
+    unpack_evaluation,
+    unpack_update,
+)
 from common.models import Head, average_heads
 from common.uniforms import SERVER_CLIENT, stream_seed
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.exchange import exchange
 from deltamask_server.tally import Tally
+from deltamask_server.validation import fairness
 
 __all__ = ["RoundReport", "RoundStrategy"]
 
@@ -38,14 +49,16 @@ class RoundReport:
     server_round: int
     tally: Tally
     downlink_bytes: dict[int, int]
-    """Bytes of the global model sent to each client."""
+    """Bytes of the global model and class list sent to each client, for training and validation together."""
     digest: bytes
     """Of the global model after the round."""
     evaluation: MetricRecord | None
     seconds: dict[str, float]
     """Wall time by phase: configure, train (waiting, with decoding and folding in between), aggregate (that decoding
-    and folding alone), evaluate.
+    and folding alone), evaluate, validate (the clients' evaluation).
     """
+    validation: Tally | None = None
+    """Accuracies that clients found on images they have held out; None where they were not asked."""
 
 
 class RoundStrategy(Strategy):
@@ -57,6 +70,10 @@ class RoundStrategy(Strategy):
         Knows which clients are connected.
     classes, features
         Shape of the head.
+    class_names
+        Names of the classes, for clients with images of their own; may be empty.
+    validate
+        Have clients evaluate the model on the images they have held out, in every round that is evaluated.
     seed
         Run seed.
     participation
@@ -71,12 +88,15 @@ class RoundStrategy(Strategy):
         *,
         classes: int,
         features: int,
+        class_names: Sequence[str] = (),
+        validate: bool = False,
         seed: int = 1,
         participation: float = 1.0,
         quorum: int = 2,
     ) -> None:
         self._enrolment = enrolment
         self._classes, self._features = classes, features
+        self._class_names, self._validate = tuple(class_names), validate
         self._seed, self._participation, self._quorum = seed, participation, quorum
         self.head = Head(np.zeros((classes, features), np.float32), np.zeros(classes, np.float32))
         self.tally = Tally(())
@@ -136,7 +156,7 @@ class RoundStrategy(Strategy):
             If fewer replies than the quorum are usable.
         """
         clients = self._enrolment.online(grid)
-        self._address(clients, dict.fromkeys(clients, RecordDict()), HEAD, "head")
+        self._address(clients, dict.fromkeys(clients, pack_classes(self._class_names)), HEAD, "head")
         heads: dict[int, tuple[Head, int]] = {}
 
         def keep(client: int, update: Update) -> None:
@@ -166,24 +186,11 @@ class RoundStrategy(Strategy):
         # In the order drawn, which gives each client its slot of the round.
         sample = [int(client) for client in rng.permutation(sorted(online))[:count]]
         self._slots = {client: slot for slot, client in enumerate(sample)}
-        # Clients that hold the same version share one record, which Flower then stores and counts once.
-        records: dict[bytes | None, ArrayRecord] = {None: arrays}
-        for held in {self._enrolment.holds.get(client) for client in sample} - {None}:
-            records[held] = pack_global(self.message(held), None)
-        contents = {
-            client: RecordDict(
-                {
-                    "arrays": records[self._enrolment.holds.get(client)],
-                    "round": ConfigRecord({**config, "round": server_round, "slot": slot}),
-                }
-            )
-            for client, slot in self._slots.items()
-        }
+        contents = self._global_model(sample, arrays)
+        for client, slot in self._slots.items():
+            contents[client]["round"] = ConfigRecord({**config, "round": server_round, "slot": slot})
+        self._sent = {client: _model_bytes(content) for client, content in contents.items()}
         self._address({client: online[client] for client in sample}, contents, TRAIN, str(server_round))
-        self._sent = {
-            client: sum(len(array.data) for array in content.array_records["arrays"].values())
-            for client, content in contents.items()
-        }
         return list(self._messages.values())
 
     def aggregate_train(
@@ -219,12 +226,26 @@ class RoundStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """No evaluation on clients: the server holds the test images."""
-        return []
+        """Ask every connected client how good the model is on the images it has held out."""
+        if not self._validate:
+            return []
+        clients = self._enrolment.connected(set(grid.get_node_ids()))
+        contents = self._global_model(list(clients), arrays)
+        for client, content in contents.items():
+            self._sent[client] = self._sent.get(client, 0) + _model_bytes(content)
+        self._address(clients, contents, EVALUATE, f"{server_round}-validation")
+        return list(self._messages.values())
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Nothing to aggregate."""
-        return None
+        """Collect the clients' accuracies; bad replies are dropped and counted in ``tally``, and none is required."""
+        self._collect(
+            replies,
+            max_bytes=0,
+            accept=lambda client, update: None,
+            unpack=lambda content, _: unpack_evaluation(content),
+        )
+        figures = fairness(self.tally)
+        return None if figures is None else MetricRecord({**figures})
 
     def start(
         self,
@@ -253,16 +274,37 @@ class RoundStrategy(Strategy):
             evaluation = evaluate_fn(server_round, arrays) if evaluate_fn else None
             if evaluation is not None:
                 result.evaluate_metrics_serverapp[server_round] = evaluation
+            evaluated, tally, validation = time.perf_counter(), self.tally, None
+            if self._validate and (evaluation is not None or evaluate_fn is None):
+                questions = self.configure_evaluate(server_round, arrays, evaluate_config or ConfigRecord(), grid)
+                figures = self.aggregate_evaluate(server_round, exchange(grid, questions, timeout))
+                validation = self.tally
+                if figures is not None:
+                    result.evaluate_metrics_clientapp[server_round] = figures
             seconds = {
                 "configure": configured - begun,
                 "train": trained - configured,
                 "aggregate": self._aggregate_seconds,
-                "evaluate": time.perf_counter() - trained,
+                "evaluate": evaluated - trained,
+                "validate": time.perf_counter() - evaluated,
             }
-            on_round(RoundReport(server_round, self.tally, self._sent, self.digest, evaluation, seconds))
+            on_round(RoundReport(server_round, tally, self._sent, self.digest, evaluation, seconds, validation))
         return result
 
     # -- replies -------------------------------------------------------------------------------------------------------
+
+    def _global_model(self, clients: Sequence[int], arrays: ArrayRecord) -> dict[int, RecordDict]:
+        """What each client lacks of the model; ``arrays`` and the class list for those who hold nothing."""
+        # Clients that hold the same version share one record, which Flower then stores and counts once.
+        records: dict[bytes | None, ArrayRecord] = {None: arrays}
+        for held in {self._enrolment.holds.get(client) for client in clients} - {None}:
+            records[held] = pack_global(self.message(held), None)
+        contents = {}
+        for client in clients:
+            held = self._enrolment.holds.get(client)
+            contents[client] = pack_classes(self._class_names if held is None else ())
+            contents[client]["arrays"] = records[held]
+        return contents
 
     def _address(
         self, clients: dict[int, int], contents: Mapping[int, RecordDict], message_type: str, group: str
@@ -274,7 +316,13 @@ class RoundStrategy(Strategy):
         }
         self.tally = Tally(tuple(self._messages))
 
-    def _collect(self, replies: Iterable[Message], max_bytes: int, accept: Callable[[int, Update], None]) -> None:
+    def _collect(
+        self,
+        replies: Iterable[Message],
+        max_bytes: int,
+        accept: Callable[[int, Update], None],
+        unpack: Callable[[RecordDict, int], Update] = unpack_update,
+    ) -> None:
         """Check each reply, pass the good ones on, and count the rest by reason."""
         tally = self.tally
         asked: dict[str, int] | None = None
@@ -296,7 +344,7 @@ class RoundStrategy(Strategy):
                     continue
                 if client in tally.payload_bytes:
                     raise DuplicateReply(f"client {client} has answered already")
-                update = unpack_update(reply.content, max_bytes)
+                update = unpack(reply.content, max_bytes)
                 accept(client, update)
             except PayloadError as error:
                 print(f"  client {client}: reply dropped, {error.reason}: {brief(error)}")
@@ -338,3 +386,9 @@ _ERROR_REASONS = {
 def _count_bytes(content: RecordDict) -> int:
     """Bytes of a reply's records, as Flower counts them."""
     return sum(record.count_bytes() for record in content.values())
+
+
+def _model_bytes(content: RecordDict) -> int:
+    """Bytes of the model in a message: theta, head and class list."""
+    names = sum(len(name.encode()) for name in unpack_classes(content))
+    return names + sum(len(array.data) for array in content.array_records["arrays"].values())

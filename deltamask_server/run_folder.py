@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from common.models import Head
 from deltamask_server.rounds import RoundReport
 from deltamask_server.tally import Tally
+from deltamask_server.validation import validation_entry
 
 __all__ = ["RunFolder"]
 
@@ -61,18 +62,24 @@ class RunFolder:
         }
         self._write_results()
 
+    def set_data(self, classes: tuple[str, ...], test_images: int, broken: int) -> None:
+        """Record the class list and the server's test images; ``broken`` of them could not be read."""
+        self.results["data"] = {"classes": list(classes), "test_images": test_images, "broken_test_images": broken}
+        self._write_results()
+
     def set_linear_probe(self, accuracy: float, tally: Tally, seconds: float) -> None:
         """Record the head round and the accuracy that masked training starts from."""
         self.results["linear_probe"] = {
             "accuracy": accuracy,
             "uplink": _traffic(tally.payload_bytes, self._masked),
             "clients": _clients(tally),
+            "broken_images": _broken(tally),
             "seconds": seconds,
         }
         self._write_results()
 
     def add_round(self, report: RoundReport) -> dict[str, Any]:
-        """Record a round, and return what was written. Its accuracy is null where there was no evaluation."""
+        """Record a round, and return what was written. Its accuracy and validation are null where there was none."""
         tally = report.tally
         entry: dict[str, Any] = {
             "round": report.server_round,
@@ -81,6 +88,8 @@ class RunFolder:
             "uplink": {**_traffic(tally.payload_bytes, self._masked), "record_bytes": _by_client(tally.record_bytes)},
             "downlink": _traffic(report.downlink_bytes, self._masked),
             "clients": _clients(tally),
+            "broken_images": _broken(tally),
+            "validation": None if report.validation is None else validation_entry(report.validation),
             "seconds": {phase: round(value, 3) for phase, value in report.seconds.items()},
             "digest": report.digest.hex(),
         }
@@ -147,6 +156,12 @@ def _clients(tally: Tally) -> dict[str, Any]:
         "failed": dict(sorted(tally.dropped.items())),
         "failed_clients": {str(client): tally.failures[client] for client in sorted(tally.failures)},
     }
+
+
+def _broken(tally: Tally) -> dict[str, int]:
+    """Images that could not be read, by the clients that have some."""
+    counts = {client: int(values.get("broken", 0)) for client, values in sorted(tally.metrics.items())}
+    return {str(client): count for client, count in counts.items() if count}
 
 
 def _versions() -> dict[str, str]:

@@ -21,7 +21,7 @@ from tests.grid import MemoryGrid, Node, answer
 
 SEGMENTS, CLASSES, FEATURES, SEED = (30_000, 20_000), 3, 4, 9
 D, DIGEST = sum(SEGMENTS), b"12345678"
-METRICS = {"examples": 10, "loss": 0.5, "accuracy": 0.8, "seconds": 1.0}
+METRICS = {"examples": 10, "loss": 0.5, "accuracy": 0.8, "seconds": 1.0, "broken": 0}
 
 
 Change = Callable[[RecordDict, Message], list[RecordDict | Error]]
@@ -75,6 +75,7 @@ class Played:
 
     tally: Tally
     downlink_bytes: dict[int, int]
+    validation: Tally | None
     theta: np.ndarray
 
 
@@ -85,6 +86,8 @@ def run_rounds(deltamask: DeltaMask, grid: MemoryGrid, rounds: int = 1, timeout:
         deltamask.arrays(),
         rounds,
         timeout,
-        on_round=lambda report: played.append(Played(report.tally, report.downlink_bytes, deltamask.theta)),
+        on_round=lambda report: played.append(
+            Played(report.tally, report.downlink_bytes, report.validation, deltamask.theta)
+        ),
     )
     return played

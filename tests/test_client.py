@@ -16,8 +16,9 @@ from common.downlink import join_chain, pack_quantised
 from common.messages import HEAD, HELLO, TRAIN, pack_global, unpack_hello, unpack_update
 from common.models import Activations, Head, load_backbone
 from common.theta import quantise
-from deltamask_client.app import _codec, app
+from deltamask_client.app import app
 from deltamask_client.epochs import Recipe
+from deltamask_client.masks import make_codec
 from deltamask_client.training import train_masks
 
 RECIPE = Recipe(epochs=1, batch_size=16, learning_rate=0.1)
@@ -84,7 +85,7 @@ def test_relative_weighs_candidates_where_the_client_trains() -> None:
     run = RunConfig(codec="relative")
     for device, expected in (("cpu", None), ("cuda:1", "cuda:1")):
         node = NodeConfig.model_validate({"partition-id": 0, "num-partitions": 1, "device": device})
-        assert _codec(run, node, 1).device == expected
+        assert make_codec(run, node, 1).device == expected
 
 
 def test_training_lowers_the_loss_and_touches_scores_only(tmp_path: Path, backbone) -> None:

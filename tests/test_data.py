@@ -5,24 +5,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.data import load_dataset, partition_indices
+from common.data import Loaded, open_split, partition_indices
 from common.errors import DataError
 
 LABELS = np.arange(600) % 10
 
 
+def load(source: str, part: str, limit: int = 0, own: bool = False) -> Loaded:
+    split = open_split(source, part, 28, Path("/nowhere"), own=own)  # type: ignore[arg-type]
+    return split.load(split.balanced(limit))
+
+
 def test_digits_are_built_in() -> None:
-    data = load_dataset("digits")
-    assert (len(data.x_train), len(data.x_test), data.classes) == (1347, 450, 10)
-    assert data.x_train.dtype == np.uint8
-    assert data.x_train.max() == 255
-    assert set(data.y_test) == set(range(10))
+    train, test = load("digits", "train"), load("digits", "test")
+    assert (len(train.images), len(test.images)) == (1347, 450)
+    assert train.images.dtype == np.uint8
+    assert train.images.max() == 255
+    assert set(test.labels) == set(range(10))
+    assert open_split("digits", "train", 28, Path("/nowhere")).classes == tuple("0123456789")
 
 
 def test_limits_keep_classes_in_balance() -> None:
-    data = load_dataset("digits", train_limit=103, test_limit=20)
-    assert sorted(np.bincount(data.y_train)) == [10] * 7 + [11] * 3
-    assert np.bincount(data.y_test).tolist() == [2] * 10
+    assert sorted(np.bincount(load("digits", "train", 103).labels)) == [10] * 7 + [11] * 3
+    assert np.bincount(load("digits", "test", 20).labels).tolist() == [2] * 10
 
 
 def test_npz_files(tmp_path: Path) -> None:
@@ -35,31 +40,48 @@ def test_npz_files(tmp_path: Path) -> None:
         "y_test": np.arange(5) % 4,
     }
     np.savez(path, **parts)
-    data = load_dataset(f"npz:{path}")
-    assert data.classes == 4
-    assert np.array_equal(data.x_test, parts["x_test"])
+    test = load(f"npz:{path}", "test")
+    assert np.array_equal(test.images, parts["x_test"])
+    assert np.array_equal(test.labels, parts["y_test"])
+    assert test.broken == 0
+    assert open_split(f"npz:{path}", "train", 28, tmp_path).classes == ("0", "1", "2", "3")
 
     wrong = {
         "has no y_test": {key: value for key, value in parts.items() if key != "y_test"},
         "uint8": parts | {"x_train": parts["x_train"].astype(np.float32)},
-        "20 integers": parts | {"y_train": parts["y_train"][:-1]},
+        "19 labels for 20 images": parts | {"y_train": parts["y_train"][:-1]},
+        "integers": parts | {"y_train": parts["y_train"] - 1},
         "cannot be read": parts | {"y_train": np.array([object()] * 20)},
-        "no training or no test": parts | {"x_test": parts["x_test"][:0], "y_test": parts["y_test"][:0]},
+        "holds no train images": parts | {"x_train": parts["x_train"][:0], "y_train": parts["y_train"][:0]},
     }
     for message, content in wrong.items():
         np.savez(path, **content)
         with pytest.raises(DataError, match=message):
-            load_dataset(f"npz:{path}")
+            load(f"npz:{path}", "train")
     path.write_bytes(b"not a zip file")
     with pytest.raises(DataError, match="cannot be read"):
-        load_dataset(f"npz:{path}")
+        load(f"npz:{path}", "train")
+
+
+def test_a_sites_own_npz_needs_no_test_images(tmp_path: Path) -> None:
+    path = tmp_path / "site.npz"
+    np.savez(path, x_train=np.zeros((3, 8, 8), np.uint8), y_train=np.array([2, 0, 2]))
+    assert load(f"npz:{path}", "train", own=True).labels.tolist() == [2, 0, 2]
+    with pytest.raises(DataError, match="has no x_test, y_test"):
+        load(f"npz:{path}", "train")
+    split = open_split(f"npz:{path}", "train", 28, tmp_path, own=True)
+    assert split.agreed(("cat", "cow", "dog", "elk"), "site").classes == ("cat", "cow", "dog", "elk")
+    with pytest.raises(DataError, match=r"label 2, but the classes of this run are 0 \.\. 1"):
+        split.agreed(("cat", "dog"), "site")
 
 
 def test_unknown_sources_name_the_choices(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="npz:PATH"):
-        load_dataset("imagenet")
+    with pytest.raises(DataError, match=r"npz:PATH.*folder:PATH.*cifar10"):
+        load("imagenet", "train")
     with pytest.raises(DataError, match="no file at"):
-        load_dataset(f"npz:{tmp_path}/none.npz")
+        load(f"npz:{tmp_path}/none.npz", "train")
+    with pytest.raises(DataError, match="no folder at"):
+        load(f"folder:{tmp_path}/none", "train")
 
 
 @pytest.mark.parametrize("partitioner", ["iid", "dirichlet", "pathological"])
@@ -99,6 +121,6 @@ def test_impossible_divisions_are_errors() -> None:
 
 
 def test_shared_datasets_load(shared_data: Path) -> None:
-    data = load_dataset(f"npz:{shared_data}/cifar10_10k.npz", train_limit=100)
-    assert data.x_train.shape == (100, 32, 32, 3)
-    assert data.classes == 10
+    data = load(f"npz:{shared_data}/cifar10_10k.npz", "train", 100)
+    assert data.images.shape == (100, 32, 32, 3)
+    assert set(data.labels) == set(range(10))

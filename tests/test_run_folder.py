@@ -25,7 +25,7 @@ HEAD = Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32))
 
 
 def report(number: int, mean: float | None = 0.6) -> RoundReport:
-    metrics = {"examples": 10.0, "loss": 0.25, "accuracy": 0.9, "seconds": 1.0}
+    metrics = {"examples": 10.0, "loss": 0.25, "accuracy": 0.9, "seconds": 1.0, "broken": 0}
     tally = Tally((0, 1, 2), {0: 10, 2: 30}, {0: 50, 2: 70}, {0: metrics, 2: metrics})
     tally.drop(1, "checksum")
     forms = None if mean is None else MetricRecord({"mean": mean, "sample": 0.5, "threshold": 0.55})

@@ -1,103 +1,108 @@
-"""Datasets: scikit-learn's handwritten digits, built in, and ``.npz`` files."""
+"""Where images come from, by the value of ``dataset`` or ``data``: built in, a file, a folder, or the hub."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
+from common.data.catalogue import HUB, SOURCES
+from common.data.folder import open_folder
+from common.data.hub import open_hub
+from common.data.split import Split, numbered
 from common.errors import DataError
 
-__all__ = ["Dataset", "load_dataset"]
+__all__ = ["is_local", "open_split"]
 
-_NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _DIGITS_TEST = 450
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Images uint8 ``(n, height, width)`` or ``(n, height, width, 3)``, labels int64 ``(n,)`` in 0 .. classes - 1."""
-
-    x_train: NDArray[np.uint8]
-    y_train: NDArray[np.int64]
-    x_test: NDArray[np.uint8]
-    y_test: NDArray[np.int64]
-    classes: int
-
-
-def load_dataset(name: str, train_limit: int = 0, test_limit: int = 0) -> Dataset:
-    """Load a dataset by its config value.
+def open_split(source: str, part: Literal["train", "test"], side: int, cache: Path, *, own: bool = False) -> Split:
+    """Open one split of a dataset by its config value. Labels are read now, images when they are asked for.
 
     Parameters
     ----------
-    name
+    source
         ``digits``: 1,797 handwritten digits of 8 x 8 pixels (Alpaydin, Kaynak 1998), the last 450 for testing: they
         come from other writers than the first ones. ``npz:PATH``: a NumPy archive without pickled objects.
-    train_limit, test_limit
-        At most so many images, the first of each class in equal numbers; 0 is all.
+        ``folder:PATH``: see `common.data.folder.open_folder`. A key of `common.data.catalogue.HUB`.
+    part
+        ``train`` or ``test``.
+    side
+        Side that images of different sizes are brought to, pixels. Those of ``digits``, ``.npz`` files and hub datasets
+        of one size stay as they are.
+    cache
+        Folder where decoded images are kept.
+    own
+        The source is one client's own, all of it: test images need not be there.
 
     Raises
     ------
     DataError
-        If the file is missing or not of the expected form.
+        If it is missing or not of the expected form.
     """
-    if name == "digits":
-        data = _load_digits()
-    elif name.startswith("npz:"):
-        data = _load_npz(Path(name.removeprefix("npz:")).expanduser().resolve())
-    else:
-        raise DataError(f"dataset = {name!r}: use `digits` or `npz:PATH`")
-    train, test = _balanced(data.y_train, data.classes, train_limit), _balanced(data.y_test, data.classes, test_limit)
-    return replace(
-        data,
-        x_train=data.x_train[train],
-        y_train=data.y_train[train],
-        x_test=data.x_test[test],
-        y_test=data.y_test[test],
-    )
+    if source == "digits":
+        return _digits(part)
+    if source.startswith("npz:"):
+        return _npz(_path(source), part, own)
+    if source.startswith("folder:"):
+        return open_folder(_path(source), part, own, side, cache)
+    if source in HUB:
+        return open_hub(source, part, side, cache)
+    raise DataError(f"dataset = {source!r}: use {SOURCES}")
 
 
-def _load_digits() -> Dataset:
+def is_local(source: str) -> bool:
+    """Whether the source is a file or folder of this machine, which may be missing or odd, and is quick to look at."""
+    return source.startswith(("npz:", "folder:"))
+
+
+def _path(source: str) -> Path:
+    return Path(source.partition(":")[2]).expanduser().resolve()
+
+
+def _digits(part: str) -> Split:
+    from sklearn.datasets import load_digits  # here, since it takes seconds to import
+
     images, labels = load_digits(return_X_y=True)
     # Values are 0..16; the division is exact enough for a byte and the same everywhere.
     pixels = np.minimum(images * 16, 255).astype(np.uint8).reshape(-1, 8, 8)
-    labels = labels.astype(np.int64)
-    return Dataset(pixels[:-_DIGITS_TEST], labels[:-_DIGITS_TEST], pixels[-_DIGITS_TEST:], labels[-_DIGITS_TEST:], 10)
+    where = slice(None, -_DIGITS_TEST) if part == "train" else slice(-_DIGITS_TEST, None)
+    return _of_arrays(pixels[where], labels[where].astype(np.int64), 10)
 
 
-def _load_npz(path: Path) -> Dataset:
+def _of_arrays(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> Split:
+    return Split(labels, numbered(classes), lambda index: (images[index], np.arange(len(index))), numbered=True)
+
+
+def _npz(path: Path, part: str, own: bool) -> Split:
     if not path.is_file():
         raise DataError(f"dataset: no file at {path}")
+    parts = ("train",) if own else ("train", "test")
+    needed = [f"{kind}_{of}" for of in parts for kind in "xy"]
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in _NPZ_KEYS if key not in archive]
+            missing = [key for key in needed if key not in archive]
             if missing:
-                raise DataError(f"dataset: {path} has no {', '.join(missing)}; it needs {', '.join(_NPZ_KEYS)}")
-            x_train, y_train, x_test, y_test = (archive[key] for key in _NPZ_KEYS)
+                raise DataError(f"dataset: {path} has no {', '.join(missing)}; it needs {', '.join(needed)}")
+            labels = {of: archive[f"y_{of}"] for of in parts}
+            images = archive[f"x_{part}"]
     except (OSError, ValueError) as error:
         raise DataError(f"dataset: {path} cannot be read: {error}") from error
-    for images, labels, part in ((x_train, y_train, "train"), (x_test, y_test, "test")):
-        if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
+    if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
+        raise DataError(
+            f"dataset: x_{part} of {path} is {images.dtype} {images.shape}; uint8 (n, h, w) or (n, h, w, 3) is needed"
+        )
+    for of, values in labels.items():
+        if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or values.min(initial=0) < 0:
             raise DataError(
-                f"dataset: x_{part} of {path} is {images.dtype} {images.shape}; "
-                "uint8 (n, h, w) or (n, h, w, 3) is needed"
+                f"dataset: y_{of} of {path} is {values.dtype} {values.shape}; integers (n,) from 0 on needed"
             )
-        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
-            raise DataError(f"dataset: y_{part} of {path} must be {len(images)} integers from 0 on")
-    if len(x_train) == 0 or len(x_test) == 0:
-        raise DataError(f"dataset: {path} holds no training or no test images")
-    classes = int(max(y_train.max(), y_test.max())) + 1
-    return Dataset(x_train, y_train.astype(np.int64), x_test, y_test.astype(np.int64), classes)
-
-
-def _balanced(labels: NDArray[np.int64], classes: int, limit: int) -> NDArray[np.int64]:
-    """Positions of the first ``limit / classes`` images of each class, in file order."""
-    if limit == 0 or limit >= len(labels):
-        return np.arange(len(labels))
-    shares = np.full(classes, limit // classes)
-    shares[: limit % classes] += 1
-    kept = [np.flatnonzero(labels == label)[:share] for label, share in enumerate(shares)]
-    return np.sort(np.concatenate(kept))
+    if len(labels[part]) != len(images):
+        raise DataError(f"dataset: y_{part} of {path} has {len(labels[part])} labels for {len(images)} images")
+    if len(images) == 0:
+        raise DataError(f"dataset: {path} holds no {part} images")
+    classes = 1 + max(int(values.max(initial=0)) for values in labels.values())
+    return _of_arrays(images, labels[part].astype(np.int64), classes)

@@ -18,13 +18,14 @@ After uplinks that do not use those uniforms (``relative``) this says nothing, a
 the encoder tries both.
 
 A message is a chain of such versions: a client that missed rounds gets the steps since, or the quantised theta if that
-is shorter, and starts at the step whose base it holds.
+is shorter, and starts at the step whose base it holds. Whoever holds the newest version already, from an evaluation of
+it, is sent its digest alone.
 """
 
 from common.downlink.chain import MAX_STEPS, apply_chain, join_chain, max_chain_bytes
 from common.downlink.exact import pack_exact
 from common.downlink.relay import pack_relay
-from common.downlink.version import Step, read_step
+from common.downlink.version import Step, pack_same, read_step
 from common.downlink.whole import pack_float32, pack_quantised
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "pack_float32",
     "pack_quantised",
     "pack_relay",
+    "pack_same",
     "read_step",
 ]

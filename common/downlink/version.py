@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from common.errors import ChecksumMismatch, TruncatedPayload, WrongFormat, WrongModel
 from common.theta import theta_digest
 
-__all__ = ["EXACT", "FLOAT32", "QUANTISED", "RELAY", "Step", "pack_step", "read_step"]
+__all__ = ["EXACT", "FLOAT32", "QUANTISED", "RELAY", "Step", "pack_same", "pack_step", "read_step"]
 
 FLOAT32, QUANTISED, EXACT, RELAY = 1, 2, 3, 4
 """Numbers of the forms; never reused."""
@@ -37,6 +37,11 @@ def pack_step(form: int, theta: NDArray[np.uint16], base: NDArray[np.uint16] | N
     before = _NO_BASE if base is None else theta_digest(base)
     data = _HEADER.pack(_MAGIC, _VERSION, form, len(theta), theta_digest(theta), before) + body
     return data + zlib.crc32(data).to_bytes(4, "little")
+
+
+def pack_same(theta: NDArray[np.uint16]) -> bytes:
+    """For a client that holds this very version: a step without a body, of which only the digest is looked at."""
+    return pack_step(EXACT, theta, theta, b"")
 
 
 def read_step(data: bytes, d: int) -> Step:

@@ -1,10 +1,11 @@
-"""Frozen backbones, their masks, the head, and the cache of prefix activations."""
+"""Frozen backbones, their masks, the head, their accuracy, and the cache of prefix activations."""
 
 from common.models.activations import Activations
 from common.models.backbone import Backbone, InputSpec, load_backbone
 from common.models.head import Head, average_heads, fit_linear_probe
 from common.models.masking import MaskedWeight, Masks, SampledMask
 from common.models.preprocess import preprocess
+from common.models.score import score
 from common.models.tail_weights import TailWeights
 from common.models.views import Views
 
@@ -22,4 +23,5 @@ __all__ = [
     "fit_linear_probe",
     "load_backbone",
     "preprocess",
+    "score",
 ]

@@ -1,0 +1,112 @@
+"""Datasets of the Hugging Face hub, through flwr-datasets."""
+
+from __future__ import annotations
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.data.catalogue import HUB, HubDataset
+from common.data.encoded import Encoded, decode_all
+from common.data.split import Split, numbered
+from common.errors import DataError, brief
+
+__all__ = ["open_hub"]
+
+_PROBE_SECONDS = 5.0
+
+
+def open_hub(name: str, part: str, side: int, cache: Path) -> Split:
+    """Download a dataset, or find it in the cache of Hugging Face; images are decoded when they are asked for.
+
+    Parameters
+    ----------
+    name
+        A key of `common.data.catalogue.HUB`.
+    part
+        ``train`` or ``test``.
+    side, cache
+        See `common.data.encoded.decode_all`; ``side`` for datasets without a size of their own.
+
+    Raises
+    ------
+    DataError
+        If it cannot be had, within seconds where the hub cannot be reached, or has other columns than the table says.
+    """
+    entry = HUB[name]
+    rows = _rows(name, entry, part)
+    features = rows.features
+    if not {entry.image, entry.label} <= set(features):
+        raise DataError(
+            f"dataset = {name!r}: {entry.id} has columns {', '.join(sorted(features))}, not {entry.image} and "
+            f"{entry.label}; its layout has changed. {_elsewhere(entry)}"
+        )
+    labels = np.asarray(rows[entry.label], dtype=np.int64)
+    if len(labels) == 0 or labels.min() < 0:
+        raise DataError(f"dataset = {name!r}: {entry.id} has no {part} images, or some without a label")
+    names = getattr(features[entry.label], "names", None)
+    classes = numbered(int(labels.max()) + 1) if names is None else tuple(names)
+
+    def read(positions: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        items = [_encoded(rows, int(position), entry.image) for position in positions]
+        return decode_all(items, entry.side or side, cache, entry.transposed)
+
+    return Split(labels, classes, read, numbered=names is None)
+
+
+def _rows(name: str, entry: HubDataset, part: str) -> Any:
+    """The rows of a split, images as encoded bytes."""
+    # Imported here: it takes seconds, and other sources do without.
+    from datasets import Image, config
+    from flwr_datasets import FederatedDataset
+
+    if not Path(entry.id).is_dir() and not config.HF_HUB_OFFLINE:
+        _require_hub(name, entry)
+    try:
+        data = FederatedDataset(
+            dataset=entry.id,
+            subset=entry.config,
+            preprocessor={"train": entry.train, "test": entry.test},
+            partitioners={},
+            shuffle=False,
+        )
+        rows = data.load_split(part)
+        return rows.cast_column(entry.image, Image(decode=False)) if entry.image in rows.features else rows
+    except Exception as error:  # datasets, its hub client and its readers raise many types
+        raise DataError(
+            f"dataset = {name!r}: {entry.id} cannot be loaded: {brief(f'{type(error).__name__}: {error}')}. "
+            f"{_elsewhere(entry)}"
+        ) from error
+
+
+def _require_hub(name: str, entry: HubDataset) -> None:
+    """Ask once, with a short patience: the hub's client itself tries again for half a minute."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
+    except Exception as error:  # of requests or of httpx, by the client's version
+        raise DataError(
+            f"dataset = {name!r}: {constants.ENDPOINT} cannot be reached ({brief(error)}). {_elsewhere(entry)}"
+        ) from error
+
+
+def _elsewhere(entry: HubDataset) -> str:
+    return (
+        f"Without the hub: where there is a network, download the dataset {entry.id}, save it as an .npz file or as a "
+        "folder with train/CLASS/ and test/CLASS/, copy it here, and set dataset = 'npz:PATH' or 'folder:PATH'. If it "
+        "is in the cache of Hugging Face already, set HF_HUB_OFFLINE=1 in the environment."
+    )
+
+
+def _encoded(rows: Any, position: int, column: str) -> Encoded:
+    def content() -> bytes:
+        value = rows[position][column]
+        return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+
+    stamp = hashlib.blake2b(content(), digest_size=16).digest()
+    return Encoded(f"image {position}", stamp, lambda: BytesIO(content()))

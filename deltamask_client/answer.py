@@ -1,0 +1,31 @@
+"""What a client has to say after it trained or evaluated, whatever the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deltamask_client.epochs import Fit
+from deltamask_client.site import Site
+
+__all__ = ["Answer"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A payload (none after an evaluation), and how well it went."""
+
+    site: Site
+    fit: Fit
+    payload: bytes
+    holds: bytes | None
+    """Digest of the global model that the client has kept."""
+
+    def metrics(self, seconds: float) -> dict[str, float]:
+        """As they travel, `common.messages.METRICS`."""
+        return {
+            "examples": len(self.site.labels),
+            "loss": self.fit.loss,
+            "accuracy": self.fit.accuracy,
+            "seconds": seconds,
+            "broken": self.site.broken,
+        }

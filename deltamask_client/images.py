@@ -1,0 +1,112 @@
+"""A client's images, its own (``data`` of the node config) or its share of the run's dataset, and what it holds out."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import NodeConfig, RunConfig
+from common.data import Loaded, Split, hold_out, is_local, open_split, partition_indices
+from common.errors import DataError
+from common.uniforms import stream_seed
+
+__all__ = ["SiteImages", "check_source", "site_images"]
+
+Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images uint8 ``(n, height, width)`` or ``(n, height, width, 3)``, and classes int64 ``(n,)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class SiteImages:
+    """All images of one client, and which of them are held out."""
+
+    classes: tuple[str, ...]
+    """Of the run; a client need not have images of each."""
+    all: Loaded
+    trained: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+    @property
+    def broken(self) -> int:
+        """Images that could not be read."""
+        return self.all.broken
+
+    @property
+    def training(self) -> Part:
+        """What the client trains on."""
+        if len(self.held_out) == 0:
+            return self.all.images, self.all.labels  # no copy: these may be mapped from the disk
+        return self.all.images[self.trained], self.all.labels[self.trained]
+
+    @property
+    def validation(self) -> Part:
+        """What it never trains on."""
+        return self.all.images[self.held_out], self.all.labels[self.held_out]
+
+
+def check_source(run: RunConfig, node: NodeConfig, classes: tuple[str, ...]) -> None:
+    """Find out what would keep this client from training, before it takes part. Files and folders are looked at, no
+    image is decoded; datasets of the hub may take a download and are not.
+
+    Raises
+    ------
+    DataError
+        If the file or folder is missing, odd, or has a class that the run has not.
+    """
+    if is_local(node.data or run.dataset):
+        _open(run, node, classes, side=1)
+
+
+# The clients of one run in a process: a simulation worker serves many in turn.
+@functools.lru_cache(maxsize=64)
+def site_images(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], side: int) -> SiteImages:
+    """Read a client's images.
+
+    Parameters
+    ----------
+    run, node
+        Configs of the run and of this client.
+    classes
+        Class list of the run; empty for that of this client's own copy of the dataset.
+    side
+        Side of the backbone's input, pixels.
+
+    Raises
+    ------
+    DataError
+        If they cannot be had, cannot be divided as the run config says, have a class that the run has not, or none of
+        them can be read.
+    """
+    split = _open(run, node, classes, side)
+    positions = split.balanced(run.train_limit)
+    if not node.data:
+        positions = positions[
+            partition_indices(
+                split.labels[positions],
+                run.partitioner,
+                node.num_partitions,
+                node.partition_id,
+                seed=run.seed,
+                dirichlet_alpha=run.dirichlet_alpha,
+                classes_per_client=run.classes_per_client,
+            )
+        ]
+    loaded = split.load(positions)
+    trained, held_out = hold_out(
+        loaded.labels, run.validation_fraction, stream_seed(run.seed, 0, node.partition_id, "validation")
+    )
+    if len(trained) == 0:
+        raise DataError(f"{_source(run, node)}: none of {len(positions)} images can be read")
+    return SiteImages(split.classes, loaded, trained, held_out)
+
+
+def _open(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], side: int) -> Split:
+    split = open_split(node.data or run.dataset, "train", side, node.cache_path, own=bool(node.data))
+    return split.agreed(classes, _source(run, node)) if classes else split
+
+
+def _source(run: RunConfig, node: NodeConfig) -> str:
+    return f"data = {node.data!r}" if node.data else f"dataset = {run.dataset!r}"

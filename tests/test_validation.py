@@ -1,0 +1,179 @@
+"""What clients hold out, and the figures over their accuracies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.codecs import SharedState, get_codec
+from common.data import hold_out
+from common.downlink import apply_chain
+from common.messages import EVALUATE, TRAIN, pack_evaluation, pack_update, unpack_classes, unpack_global
+from common.theta import theta_digest
+from deltamask_server.tally import Tally
+from deltamask_server.validation import fairness, validation_entry
+from tests.conftest import local_step
+from tests.federation import METRICS, SEED, SEGMENTS, Change, D, node, received_theta, run_rounds, strategy
+from tests.grid import MemoryGrid, Node, answer
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=200), st.floats(0, 0.9), st.integers(0, 2**62))
+def test_parts_are_disjoint_complete_and_stratified(labels: list[int], fraction: float, seed: int) -> None:
+    y = np.array(labels)
+    train, validation = hold_out(y, fraction, seed)
+    assert sorted([*train, *validation]) == list(range(len(y)))
+    for label in set(labels):
+        total, held = (y == label).sum(), (y[validation] == label).sum()
+        assert (y[train] == label).any(), "a class must not vanish from training"
+        assert abs(held - min(fraction * total, total - 1)) <= 1
+    assert all(np.array_equal(a, b) for a, b in zip((train, validation), hold_out(y, fraction, seed), strict=True))
+
+
+def test_the_number_held_out_is_the_fraction_and_the_seed_decides_which() -> None:
+    y = np.arange(100) % 7
+    train, validation = hold_out(y, 0.2, seed=1)
+    assert (len(train), len(validation)) == (80, 20)
+    assert not np.array_equal(hold_out(y, 0.2, seed=2)[1], validation)
+    assert len(hold_out(y, 0.0, seed=1)[1]) == 0
+
+
+def tally(accuracies: list[float]) -> Tally:
+    metrics = {i: METRICS | {"accuracy": accuracy} for i, accuracy in enumerate(accuracies)}
+    return Tally(tuple(metrics), {i: 0 for i in metrics}, {i: 99 for i in metrics}, metrics)
+
+
+def test_fairness_figures() -> None:
+    figures = fairness(tally([0.9, 0.5, 0.7]))
+    assert figures == pytest.approx({"mean": 0.7, "worst_decile": 0.5, "std": np.std([0.9, 0.5, 0.7])})
+    twelve = fairness(tally([i / 12 for i in range(12)]))
+    assert twelve is not None
+    assert twelve["worst_decile"] == pytest.approx(0.5 / 12)  # two of twelve
+    assert fairness(Tally(())) is None
+
+
+def test_clients_that_hold_nothing_out_do_not_count() -> None:
+    some = tally([0.9, 0.5])
+    some.metrics[2] = METRICS | {"examples": 0, "accuracy": 0.0}
+    assert fairness(some) == fairness(tally([0.9, 0.5]))
+    assert validation_entry(some)["clients"]["2"]["examples"] == 0
+
+
+# -- over the strategy: clients that keep theta, and are asked after every round
+
+
+class Sites:
+    """Honest clients that keep theta and answer an evaluation; ``change`` replaces client 0's answers to it."""
+
+    def __init__(self, count: int, change: Change | None = None) -> None:
+        self.evaluated: list[tuple[int, bytes]] = []
+        self.change = change
+        self.grid = MemoryGrid({client: self.node(client) for client in range(count)})
+
+    def node(self, client: int) -> Node:
+        honest = node(client)
+
+        def handle(message: Message) -> list[Message]:
+            if message.metadata.message_type == EVALUATE:
+                content: RecordDict = pack_evaluation(METRICS | {"accuracy": 0.5 + client / 10})
+                self.evaluated.append((client, theta_digest(received_theta(message))))
+                if self.change and client == 0:
+                    return [answer(message, reply) for reply in self.change(content, message)]
+                return [answer(message, content)]
+            return honest(message)
+
+        return handle
+
+
+def test_every_client_evaluates_the_theta_of_the_round() -> None:
+    sites = Sites(3)
+    deltamask = strategy(validate=True, participation=0.5)
+    reports = run_rounds(deltamask, sites.grid, rounds=2)
+    expected = [(client, theta_digest(report.theta)) for report in reports for client in range(3)]
+    assert sorted(sites.evaluated) == sorted(expected)
+    for report in reports:
+        assert report.validation is not None
+        assert fairness(report.validation) == pytest.approx(
+            {"mean": 0.6, "worst_decile": 0.5, "std": np.std([0.5, 0.6, 0.7])}
+        )
+        assert set(report.tally.payload_bytes) == set(report.tally.asked), "the round's own tally is as it was"
+        assert len(report.tally.asked) == 2
+        assert set(report.downlink_bytes) == {0, 1, 2}
+
+
+def test_theta_does_not_depend_on_being_evaluated() -> None:
+    with_questions, without = strategy(validate=True), strategy()
+    run_rounds(with_questions, Sites(3).grid, rounds=2)
+    (*_, last) = run_rounds(without, Sites(3).grid, rounds=2)
+    assert np.array_equal(with_questions.theta, without.theta)
+    assert last.validation is None
+
+
+def test_theta_that_a_client_kept_from_an_evaluation_is_not_sent_again() -> None:
+    held: dict[int, np.ndarray] = {}
+    sizes: list[tuple[str, int]] = []
+
+    def keeper(client: int) -> Node:
+        honest = node(client)
+
+        def handle(message: Message) -> list[Message]:
+            kind = message.metadata.message_type
+            if kind not in (TRAIN, EVALUATE):
+                return honest(message)
+            chain, _ = unpack_global(message.content.array_records["arrays"])
+            theta = held[client] = apply_chain(chain, held.get(client), D, SEED, SEGMENTS)
+            sizes.append((kind, len(chain)))
+            if kind == EVALUATE:
+                return [answer(message, pack_evaluation(METRICS, theta_digest(theta)))]
+            order = message.content["round"]
+            shared = SharedState(theta, SEED, int(order["round"]), int(order["slot"]))
+            payload = get_codec("fuse8").encode(local_step(theta, seed=client), shared)
+            return [answer(message, pack_update(payload, METRICS, theta_digest(theta)))]
+
+        return handle
+
+    reports = run_rounds(strategy(validate=True), MemoryGrid({client: keeper(client) for client in range(2)}), rounds=3)
+    assert not any(report.tally.failures for report in reports)
+    assert [size for kind, size in sizes if kind == TRAIN][2:] == [32] * 4
+    assert reports[1].downlink_bytes[0] == 32 + sizes[6][1]
+
+
+BAD: dict[str, tuple[str, Change]] = {
+    "accuracy above 1": ("bad-metric", lambda content, message: [pack_evaluation(METRICS | {"accuracy": 1.5})]),
+    "NaN": ("bad-metric", lambda content, message: [pack_evaluation(METRICS | {"accuracy": float("nan")})]),
+    "fewer than no images": ("bad-metric", lambda content, message: [pack_evaluation(METRICS | {"examples": -1})]),
+    "fewer than no broken images": ("bad-metric", lambda content, message: [pack_evaluation(METRICS | {"broken": -1})]),
+    "a metric less": (
+        "bad-metric",
+        lambda content, message: [RecordDict({"update": ConfigRecord(), "metrics": MetricRecord({"accuracy": 1.0})})],
+    ),
+    "a payload": ("wrong-format", lambda content, message: [pack_update(b"x" * 10**6, METRICS)]),
+    "nothing": ("wrong-format", lambda content, message: [RecordDict()]),
+    "twice": ("duplicate", lambda content, message: [content, content]),
+    "an exception": ("client-error", lambda content, message: [Error(2, "DataError")]),
+    "silence": ("no-reply", lambda content, message: []),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_answer_is_dropped_and_counted_and_the_run_goes_on(name: str) -> None:
+    reason, change = BAD[name]
+    deltamask = strategy(validate=True)
+    (report,) = run_rounds(deltamask, Sites(3, change).grid)
+    assert report.validation is not None
+    assert dict(report.validation.dropped) == {reason: 1}
+    counted = {1, 2} if name != "twice" else {0, 1, 2}
+    assert set(report.validation.metrics) == counted
+    assert not report.tally.dropped
+
+
+def test_the_class_list_travels_with_the_head_only() -> None:
+    names = ("ant", "bee", "cow")
+    sites = Sites(2)
+    deltamask = strategy(class_names=names)
+    deltamask.fit_head(sites.grid, timeout=0.3)
+    run_rounds(deltamask, sites.grid)
+    lists = {message.metadata.message_type: unpack_classes(message.content) for message in sites.grid.sent}
+    assert lists["train.head"] == lists["train"] == names
