@@ -12,10 +12,20 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from common.codecs import SharedState, get_codec
 from common.config import NodeConfig, RunConfig
-from common.downlink import join_chain, pack_quantised
-from common.messages import HEAD, HELLO, TRAIN, pack_global, unpack_hello, unpack_update
+from common.downlink import join_chain, pack_quantised, pack_same
+from common.messages import (
+    EVALUATE,
+    HEAD,
+    HELLO,
+    TRAIN,
+    pack_classes,
+    pack_global,
+    unpack_evaluation,
+    unpack_hello,
+    unpack_update,
+)
 from common.models import Activations, Head, load_backbone
-from common.theta import quantise
+from common.theta import quantise, theta_digest
 from deltamask_client.app import app
 from deltamask_client.epochs import Recipe
 from deltamask_client.masks import make_codec
@@ -71,6 +81,37 @@ def test_head_then_training_round(tmp_path: Path, backbone) -> None:
     app(ask(TRAIN, content), context(tmp_path, **{"partition-id": 0}))
     again = unpack_update(app(ask(TRAIN, content), context(tmp_path)).content, 10**6)
     assert again.payload == first.payload
+
+
+def test_an_evaluation_scores_the_held_out_images_and_keeps_theta(tmp_path: Path, backbone) -> None:
+    run = CONFIG.model_copy(update={"validation_fraction": 0.2})
+    update = unpack_update(app(ask(HEAD), context(tmp_path, run)).content, 10**6)
+    assert update.examples == 40
+    theta = np.full(backbone.masks.d, quantise(0.95))
+    chain = join_chain([pack_quantised(theta, backbone.masks.segments)])
+    head = Head.from_bytes(update.payload, 10, backbone.features)
+    content = pack_classes(tuple("0123456789"))
+    content["arrays"] = pack_global(chain, head)
+    first = unpack_evaluation(app(ask(EVALUATE, content), context(tmp_path, run)).content)
+    assert first.metrics["examples"] == 10
+    assert first.metrics["accuracy"] > 0.5
+    assert first.holds == theta_digest(theta)
+    # Who holds theta is sent its digest alone, without head or class list.
+    same = RecordDict({"arrays": pack_global(join_chain([pack_same(theta)]), None)})
+    again = unpack_evaluation(app(ask(EVALUATE, same), context(tmp_path, run)).content)
+    assert again.metrics["accuracy"] == first.metrics["accuracy"]
+    assert again.metrics["loss"] == first.metrics["loss"]
+
+
+def test_a_class_list_that_is_none_is_refused(tmp_path: Path) -> None:
+    for names in (["a", "a"], ["a", ""], [1, 2], ["x" * 2000], "abc"):
+        message = ask(HEAD, RecordDict({"classes": ConfigRecord({"names": names})}))
+        assert app(message, context(tmp_path)).error.reason.startswith("WrongFormat")
+
+
+def test_a_client_whose_images_are_missing_says_so_when_asked_who_it_is(tmp_path: Path) -> None:
+    reply = app(ask(HELLO), context(tmp_path, data=f"folder:{tmp_path}/none"))
+    assert reply.error.reason == "DataError; see the log of this SuperNode"
 
 
 def test_errors_reach_the_server_without_paths_or_data(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def preprocess(images: NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
     -------
     float32 ``(n, channels, size, size)``, normalised.
     """
-    x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
+    x = torch.from_numpy(np.array(images, order="C")).float() / 255  # a copy: images may be a read-only memory map
     x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
     if x.shape[1] == 3 and spec.channels == 1:
         x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)

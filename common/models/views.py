@@ -72,7 +72,7 @@ class Views:
         top, left = rng.integers(height - crop_height + 1), rng.integers(width - crop_width + 1)
         crop = image[top : top + crop_height, left : left + crop_width]
         if self.mirror and rng.random() < 0.5:
-            crop = crop[:, ::-1].copy()  # torch takes no negative strides
+            crop = crop[:, ::-1]
         return preprocess(crop[None], spec)
 
 
