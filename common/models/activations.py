@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from common.models.backbone import Backbone, InputSpec
+from common.models.backbone import Backbone
+from common.models.input_spec import InputSpec
 
 __all__ = ["cached_activations", "preprocess"]
 
@@ -30,7 +31,7 @@ def preprocess(images: NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
         uint8 ``(n, height, width)`` or ``(n, height, width, 3)``.
     spec
         The backbone's input. Grey images are repeated to three channels, colour images weighted to grey (ITU-R 601),
-        sides resized with an antialiased bicubic filter.
+        sides resized with an antialiased filter, by the backbone's interpolation.
 
     Returns
     -------
@@ -43,7 +44,7 @@ def preprocess(images: NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
     elif x.shape[1] == 1 and spec.channels == 3:
         x = x.expand(-1, 3, -1, -1)
     if x.shape[-2:] != (spec.size, spec.size):
-        x = F.interpolate(x, size=(spec.size, spec.size), mode="bicubic", antialias=True).clamp(0, 1)
+        x = F.interpolate(x, size=(spec.size, spec.size), mode=spec.interpolation, antialias=True).clamp(0, 1)
     mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (spec.mean, spec.std))
     return (x - mean) / std
 
@@ -55,7 +56,8 @@ def cached_activations(
 
     Returns
     -------
-    Read-only float32 memory map ``(n, tokens, width)``; a plain array when the cache folder cannot be written.
+    Read-only float32 memory map ``(n, ...)``, for Vision Transformers ``(n, tokens, width)``; a plain array when the cache
+    folder cannot be written.
     """
     key = hashlib.blake2b(digest_size=16)
     key.update(backbone.digest + str((images.shape, batch_size, torch.get_num_threads())).encode())
