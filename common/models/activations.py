@@ -56,8 +56,8 @@ def cached_activations(
 
     Returns
     -------
-    Read-only float32 memory map ``(n, ...)``, for Vision Transformers ``(n, tokens, width)``; a plain array when the cache
-    folder cannot be written.
+    Read-only float32 memory map ``(n, ...)``, for Vision Transformers ``(n, tokens, width)``; a plain array when
+    the cache folder cannot be written.
     """
     key = hashlib.blake2b(digest_size=16)
     key.update(backbone.digest + str((images.shape, batch_size, torch.get_num_threads())).encode())

@@ -73,12 +73,12 @@ def _lines(found: Outline) -> list[tuple[str, str]]:
     shapes = {name: " x ".join(map(str, shape)) for name, shape in found.tensors}
     side = max(map(len, shapes.values()))
     return [
-        ("model", f"{found.source.library}: {found.source}"),
+        ("model", f"{found.source} ({found.source.library})"),
         ("weights", _weights(found)),
         ("input", f"{spec.channels} x {spec.size} x {spec.size}, {spec.interpolation}"),
         ("mean, std", f"{_numbers(spec.mean)}; {_numbers(spec.std)}"),
         ("parameters", f"{found.parameters:,}, of which {found.masked_block_parameters:,} in masked blocks"),
-        ("blocks", f"{found.depth}, of which the last {len(found.masked_blocks)} are masked"),
+        ("blocks", f"{found.depth}, masked: the last {len(found.masked_blocks)}"),
         (
             "prefix",
             f"all below {first}; run once an image, {shape} values ({4 * prod(found.activations):,} bytes) kept",

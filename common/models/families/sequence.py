@@ -62,7 +62,9 @@ class _Prefix(nn.Module):
 class _Tail(nn.Module):
     """The masked blocks with their further arguments, what stands behind them, and pooling."""
 
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], further: Sequence[Any], behind: Sequence[str]):
+    def __init__(
+        self, model: nn.Module, blocks: Sequence[nn.Module], further: Sequence[Any], behind: Sequence[str]
+    ) -> None:
         super().__init__()
         self.blocks, self.further = nn.ModuleList(blocks), tuple(further)
         self.behind = nn.ModuleList(getattr(model, name) for name in behind)
