@@ -70,22 +70,28 @@ class RunConfig(_Config):
     )
 
     backbone: str = Field(
-        "letters-vit", min_length=1, description="`letters-vit` (embedded) or the name of a timm Vision Transformer."
+        "letters-vit",
+        min_length=1,
+        description="`letters-vit` (embedded), a preset, a model of timm, or `open_clip:MODEL/TAG`; `deltamask model` "
+        "lists the presets, `deltamask model NAME` shows one.",
     )
     weights: str = Field(
         "default",
         min_length=1,
-        description="Weights of the backbone: `default` (embedded for letters-vit, else downloaded by timm), "
-        "`random`, or the path of a .safetensors file.",
+        description="Weights of the backbone: `default` (embedded for letters-vit, else from the Hugging Face hub or "
+        "its cache), `random`, or the path of a .safetensors file.",
     )
     image_size: int = Field(
         0,
         ge=0,
         le=2048,
-        description="Side of the input images; 0 is the backbone's own. Position embeddings are resized.",
+        description="Side of the input images; 0 is the preset's or backbone's own. Position embeddings are resized.",
     )
     masked_blocks: int = Field(
-        5, ge=1, le=1000, description="Masked blocks, counted from the last. Every Linear weight in them has a score."
+        5,
+        ge=1,
+        le=1000,
+        description="Masked blocks, counted from the last. Every Linear and Conv2d weight in them has a score.",
     )
 
     dataset: str = Field(

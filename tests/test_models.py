@@ -61,7 +61,7 @@ def test_what_cannot_be_loaded_is_said_clearly(tmp_path: Path) -> None:
         (("vit_tiny_patch16_224", str(wrong), 0, 1), r"no \.safetensors file"),
         (("vit_tiny_patch16_224", str(tmp_path / "none.safetensors"), 0, 1), r"no \.safetensors file"),
         (("vit_tiny_patch16_224", str(broken), 0, 1), "cannot be loaded"),
-        (("resnet18", "random", 0, 1), "Vision Transformers"),
+        (("letters-vit", str(broken), 0, 1), "cannot be loaded"),
         (("letters-vit", "default", 64, 1), "image-size = 64"),
         (("letters-vit", "default", 0, 7), "has 6 blocks"),
     ]

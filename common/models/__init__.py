@@ -1,8 +1,9 @@
 """Frozen backbones, their masks, the head, their accuracy, and the cache of prefix activations."""
 
 from common.models.activations import Activations
-from common.models.backbone import Backbone, InputSpec, load_backbone
+from common.models.backbone import Backbone, load_backbone
 from common.models.head import Head, average_heads, fit_linear_probe
+from common.models.input_spec import InputSpec
 from common.models.masking import MaskedWeight, Masks, SampledMask
 from common.models.preprocess import preprocess
 from common.models.score import score

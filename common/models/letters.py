@@ -15,12 +15,48 @@ from pathlib import Path
 
 from timm.models.vision_transformer import VisionTransformer
 
-__all__ = ["LETTERS", "build_letters_vit", "find_letters_weights"]
+from common.errors import ModelError, brief
+from common.models.input_spec import InputSpec
+from common.models.weights import RANDOM, local_file, read_tensors
+
+__all__ = ["LETTERS", "build_letters", "build_letters_vit", "find_letters_weights"]
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 IMAGE_SIZE = 32
 MEAN, STD = 0.16, 0.27
 FILE_NAME = "letters_vit.safetensors"
+
+
+def build_letters(weights: str, image_size: int) -> tuple[VisionTransformer, InputSpec]:
+    """Build the network without its classifier.
+
+    Parameters
+    ----------
+    weights
+        ``default`` (the embedded file), ``random``, or the path of a .safetensors file.
+    image_size
+        32, or 0.
+
+    Raises
+    ------
+    ModelError
+        If the size is another, or the weights are missing or do not fit.
+    """
+    if image_size not in (0, IMAGE_SIZE):
+        raise ModelError(f"image-size = {image_size}: letters-vit takes {IMAGE_SIZE} (or 0)")
+    vit = build_letters_vit()
+    if weights != RANDOM:
+        path = find_letters_weights() if weights == "default" else local_file(weights)
+        if not path.is_file():
+            raise ModelError(
+                f"the embedded weights are not at {path}; install the project in this environment: pip install ."
+            )
+        try:
+            vit.load_state_dict(read_tensors(path))
+        except RuntimeError as error:
+            raise ModelError(f"weights = {str(path)!r} are not those of letters-vit: {brief(error)}") from error
+    vit.reset_classifier(0)
+    return vit, InputSpec(1, IMAGE_SIZE, (MEAN,), (STD,))
 
 
 def build_letters_vit(num_classes: int = len(LETTERS)) -> VisionTransformer:

@@ -2,6 +2,10 @@
 
 A masked weight is a parametrisation of the frozen tensor, so any module and any tensor works: ``nn.Linear``,
 ``nn.Conv2d``, or the packed projection of ``nn.MultiheadAttention``.
+
+Masked weights live for the layer that uses them and no longer: autograd, which would keep each until the backward pass,
+is given the frozen weight and the bits instead, and multiplies them again when it needs the product
+(:mod:`common.models.remember_bits`).
 """
 
 from __future__ import annotations
@@ -13,45 +17,67 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from common.models.remember_bits import RememberBits
+
 __all__ = ["MaskedWeight", "Masks", "SampledMask"]
 
 
 class SampledMask(torch.autograd.Function):
-    """``w * m`` with ``m = [u < sigmoid(s)]``, and the straight-through gradient to the scores.
+    """``w * m`` of a sampled mask m, and the straight-through gradient to the scores it was sampled from.
 
     The sampling step counts as the identity in the backward pass (Bengio et al. 2013; DeltaMask, section 3.1), so with
     p = sigmoid(s): ``dL/ds = dL/d(w m) * w * p * (1 - p)``. The frozen weight gets no gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, score: torch.Tensor, weight: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-        """All three tensors have one shape; ``uniform`` is in [0, 1)."""
-        probability = torch.sigmoid(score)
-        ctx.save_for_backward(probability, weight)
-        return weight * (uniform < probability)
+    def forward(ctx: Any, score: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """All three tensors have one shape; ``mask`` is bool."""
+        # Both exist anyway. Keeping sigmoid(s) would cost as much as the weights, and saves little time.
+        ctx.save_for_backward(score, weight)
+        return weight * mask
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """Gradient of the scores only."""
-        probability, weight = ctx.saved_tensors
-        return grads[0] * weight * (probability * (1 - probability)), None, None
+        score, weight = ctx.saved_tensors
+        probability = torch.sigmoid(score)
+        slope = probability.mul_(1 - probability)
+        return (grads[0] * weight).mul_(slope), None, None
 
 
 class MaskedWeight(nn.Module):
     """The mask of one frozen tensor: sampled anew in every training forward, or a fixed multiplier for evaluation."""
 
-    def __init__(self, weight: torch.Tensor, generator: torch.Generator) -> None:
+    def __init__(self, weight: torch.Tensor, generator: torch.Generator, remember: RememberBits) -> None:
         super().__init__()
         self.score = nn.Parameter(torch.zeros_like(weight))
-        self.generator = generator
+        self.generator, self.remember = generator, remember
         self.multiplier: torch.Tensor | None = None
+        self._holding = False
+        self._held: torch.Tensor | None = None
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the masked weight."""
-        if self.multiplier is not None:
-            return weight * self.multiplier
+        if self._held is not None:
+            return self._held
+        masked = self._sample(weight) if self.multiplier is None else weight * self.multiplier
+        if self._holding:
+            self._held = masked
+        return masked
+
+    def hold(self) -> None:
+        """Use one masked weight until `release`, however often it is read."""
+        self._holding = True
+
+    def release(self) -> None:
+        """Forget the masked weight that is held."""
+        self._holding, self._held = False, None
+
+    def _sample(self, weight: torch.Tensor) -> torch.Tensor:
         uniform = torch.rand(weight.shape, generator=self.generator, device=weight.device)
-        masked: torch.Tensor = SampledMask.apply(self.score, weight, uniform)
+        mask = uniform < torch.sigmoid(self.score.detach())
+        masked: torch.Tensor = SampledMask.apply(self.score, weight, mask)
+        self.remember.note(masked, weight, mask)
         return masked
 
 
@@ -63,7 +89,7 @@ class Masks:
     Parameters
     ----------
     model
-        The module to mask.
+        The module to mask. Calls of it are the forward passes that masked weights do not outlive.
     tensors
         ``(module, tensor name)`` pairs, in the order of the flat vector.
     """
@@ -72,11 +98,15 @@ class Masks:
         model.requires_grad_(False)
         device = next(model.parameters()).device
         self.generator = torch.Generator(device=device)
+        remember = RememberBits(model)
         self._masks: list[MaskedWeight] = []
         for module, name in tensors:
-            mask = MaskedWeight(getattr(module, name), self.generator)
+            mask = MaskedWeight(getattr(module, name), self.generator, remember)
             parametrize.register_parametrization(module, name, mask, unsafe=True)
             self._masks.append(mask)
+        for attention in model.modules():
+            if isinstance(attention, nn.MultiheadAttention):
+                _hold_while_running(attention)
         self.segments: tuple[int, ...] = tuple(mask.score.numel() for mask in self._masks)
         """Entries of each masked tensor."""
 
@@ -108,6 +138,29 @@ class Masks:
         for mask, part in self._split(multiplier):
             mask.multiplier = part.to(mask.score.device, mask.score.dtype)
 
+    def unmask(self) -> None:
+        """Use the frozen weights as they are from now on (every mask bit 1)."""
+        for mask in self._masks:
+            mask.multiplier = torch.ones((), device=mask.score.device)
+
     def _split(self, flat: torch.Tensor) -> Iterator[tuple[MaskedWeight, torch.Tensor]]:
         for mask, part in zip(self._masks, torch.split(flat, list(self.segments)), strict=True):
             yield mask, part.view_as(mask.score)
+
+
+def _hold_while_running(attention: nn.MultiheadAttention) -> None:
+    """Let an attention layer see one mask in a forward pass: it reads its projections several times, and those of its
+    output without calling their module.
+    """
+    masks = [module for module in attention.modules() if isinstance(module, MaskedWeight)]
+
+    def hold(*_: Any) -> None:
+        for mask in masks:
+            mask.hold()
+
+    def release(*_: Any) -> None:
+        for mask in masks:
+            mask.release()
+
+    attention.register_forward_pre_hook(hold)
+    attention.register_forward_hook(release, always_call=True)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from common.models.backbone import InputSpec
+from common.models.input_spec import InputSpec
 
 __all__ = ["preprocess"]
 
@@ -21,7 +21,7 @@ def preprocess(images: NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
         uint8 ``(n, height, width)`` or ``(n, height, width, 3)``.
     spec
         The backbone's input. Grey images are repeated to three channels, colour images weighted to grey (ITU-R 601),
-        sides resized with an antialiased bicubic filter.
+        sides resized with an antialiased filter, by the backbone's interpolation.
 
     Returns
     -------
@@ -34,6 +34,6 @@ def preprocess(images: NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
     elif x.shape[1] == 1 and spec.channels == 3:
         x = x.expand(-1, 3, -1, -1)
     if x.shape[-2:] != (spec.size, spec.size):
-        x = F.interpolate(x, size=(spec.size, spec.size), mode="bicubic", antialias=True).clamp(0, 1)
+        x = F.interpolate(x, size=(spec.size, spec.size), mode=spec.interpolation, antialias=True).clamp(0, 1)
     mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (spec.mean, spec.std))
     return (x - mean) / std

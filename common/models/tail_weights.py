@@ -59,7 +59,7 @@ class TailWeights:
             Whether the parameters get gradients meanwhile.
         """
         frozen = self.read()
-        self._backbone.masks.set_multiplier(torch.ones(self._backbone.masks.d))
+        self._backbone.masks.unmask()
         try:
             self.write(flat)
             for parameter in self.parameters:

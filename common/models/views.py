@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.models.backbone import InputSpec
+from common.models.input_spec import InputSpec
 from common.models.preprocess import preprocess
 
 __all__ = ["PLAIN", "Views"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from deltamask_server.cli import codec, inspect
+from deltamask_server.cli import codec, inspect, model
 
 __all__ = ["app", "main"]
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(codec.app, name="codec")
 app.command("inspect")(inspect.inspect)
+app.command("model")(model.model)
 
 
 def main() -> None:

@@ -1,0 +1,103 @@
+"""What a backbone consists of and what it will cost, from its architecture alone: no weights are needed or made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+
+import torch
+from torch import nn
+
+from common.errors import ModelError
+from common.models.backbone import build_parts
+from common.models.input_spec import InputSpec
+from common.models.presets import PRESETS, Source, parse_name
+from common.models.timm_models import timm_hub_file
+from common.models.weights import RANDOM, HubFile
+
+__all__ = ["Outline", "bytes_at", "outline", "presets_table"]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A backbone at a glance."""
+
+    source: Source
+    hub: HubFile | None
+    spec: InputSpec
+    depth: int
+    """Blocks of the whole network."""
+    masked_blocks: tuple[str, ...]
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+    """Masked tensors in the order of the flat vector: name and shape."""
+    parameters: int
+    """Of the whole network, without a classifier."""
+    masked_block_parameters: int
+    """Of the masked blocks: d, and biases, norms and so on."""
+    activations: tuple[int, ...]
+    """Shape of what the prefix makes of one image."""
+    features: int
+
+    @property
+    def d(self) -> int:
+        """Masked weights in all."""
+        return sum(prod(shape) for _, shape in self.tensors)
+
+
+def outline(name: str, image_size: int = 0, masked_blocks: int = 5) -> Outline:
+    """Outline a backbone; parameters and errors of `common.models.load_backbone`."""
+    source = parse_name(name)
+    try:
+        with torch.device("meta"):
+            model, spec, split, tensors = build_parts(name, RANDOM, image_size, masked_blocks, "meta")
+    except NotImplementedError as error:  # an operation without shapes only: some models compute while they are made
+        raise ModelError(f"backbone {name!r} cannot be outlined without weights: {error}") from error
+    with torch.no_grad():
+        activations = split.prefix(torch.empty(1, spec.channels, spec.size, spec.size, device="meta"))
+    return Outline(
+        source,
+        _hub_file(source),
+        spec,
+        split.depth,
+        tuple(name for name, _ in split.blocks),
+        tuple((tensor.name, tensor.shape) for tensor in tensors),
+        _parameters(model),
+        sum(_parameters(block) for _, block in split.blocks),
+        tuple(activations.shape[1:]),
+        split.features,
+    )
+
+
+def bytes_at(d: int, bpp: float) -> int:
+    """Bytes of d masked weights at a rate in bits per parameter, without the header."""
+    return ceil(round(d * bpp / 8, 6))  # 0.1 has no exact double
+
+
+def presets_table() -> str:
+    """All presets as a Markdown table, as the README shows it."""
+    rows = [
+        "| preset | name in the library | input | blocks | parameters | d, last 5 blocks | bytes, 0.01 bpp | 0.1 bpp |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, source in PRESETS.items():
+        found = outline(name)
+        d = found.d
+        rows.append(
+            f"| `{name}` | `{source}` | {found.spec.size} px | {found.depth} | {found.parameters / 1e6:.1f} M "
+            f"| {d:,} | {bytes_at(d, 0.01):,} | {bytes_at(d, 0.1):,} |"
+        )
+    return "\n".join(rows)
+
+
+def _hub_file(source: Source) -> HubFile | None:
+    if source.library == "timm":
+        return timm_hub_file(source)
+    if source.library == "open_clip":
+        from common.models.open_clip_models import open_clip_hub_file
+
+        return open_clip_hub_file(source)
+    return None
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,140 @@
+"""Weights of a backbone: none (random), a file that the config names, or one file of the Hugging Face hub.
+
+Only safetensors files are read: other formats may run code. The hub is asked by us and not by timm or open_clip, whose
+client tries for minutes where there is no network: here a short knock comes first, and the error says what to download.
+"""
+
+from __future__ import annotations
+
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from common.errors import ModelError, brief
+
+__all__ = ["RANDOM", "HubFile", "find_weights", "local_file", "read_tensors"]
+
+RANDOM = "random"
+_DEFAULT = "default"
+_KNOCK_SECONDS = 5.0
+
+
+class HubFile(NamedTuple):
+    """A file in a repository of models on the Hugging Face hub."""
+
+    repo: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {constants.ENDPOINT}/{self.repo}"
+
+
+def find_weights(weights: str, hub: HubFile | None, backbone: str) -> Path | None:
+    """Find the file that a config value means.
+
+    Parameters
+    ----------
+    weights
+        ``default`` (the hub, or its cache on this machine), ``random``, or the path of a .safetensors file.
+    hub
+        Where the library keeps the weights, if it does.
+    backbone
+        Its name, for errors.
+
+    Returns
+    -------
+    A path, or None for random weights.
+
+    Raises
+    ------
+    ModelError
+        If there is no such file; within seconds also where the hub cannot be reached.
+    """
+    if weights == RANDOM:
+        return None
+    if weights != _DEFAULT:
+        return local_file(weights)
+    if hub is None:
+        raise ModelError(
+            f"backbone {backbone!r}: its library knows no weights on the hub; name a file "
+            "(weights='/path/to/file.safetensors'), or another tag of pre-trained weights"
+        )
+    return _download(hub, backbone)
+
+
+def local_file(weights: str) -> Path:
+    """Weights that a config value names as a file.
+
+    Raises
+    ------
+    ModelError
+        If it is none, or not safetensors by its name.
+    """
+    path = Path(weights).expanduser().resolve()
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ModelError(f"weights = {weights!r}: no .safetensors file at {path} (or use `default`)")
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a .safetensors file; floats of any width become float32.
+
+    Raises
+    ------
+    ModelError
+        If it is damaged.
+    """
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"weights = {str(path)!r} cannot be loaded: {brief(error)}; is the file complete?") from error
+    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+
+
+def _download(file: HubFile, backbone: str) -> Path:
+    url = f"{constants.ENDPOINT}/{file.repo}/resolve/main/{file.name}"
+    cached = try_to_load_from_cache(file.repo, file.name)
+    if isinstance(cached, str):
+        return Path(cached)
+    if constants.HF_HUB_OFFLINE:
+        reason = "HF_HUB_OFFLINE is set"
+    elif (problem := _knock(url)) is not None:
+        reason = f"{constants.ENDPOINT} cannot be reached ({problem})"
+    else:
+        try:
+            return Path(hf_hub_download(file.repo, file.name))
+        except Exception as error:  # the hub's client raises many types
+            reason = f"the hub says: {brief(error)}"
+    raise ModelError(
+        f"backbone {backbone!r}: its weights are not in this machine's cache ({constants.HF_HUB_CACHE}), and {reason}. "
+        f"Download {file} where there is a network, copy it to every machine of the run, and name it: "
+        f"weights='/path/to/{file.name}'"
+    )
+
+
+def _knock(url: str) -> str | None:
+    """Why there is no connection to a URL, or None if anything answers. At most five seconds, whatever the resolver of
+    names does: it cannot be interrupted, so it is left behind in a thread.
+    """
+    found: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_KNOCK_SECONDS).close()
+            found.append(None)
+        except urllib.error.HTTPError:
+            found.append(None)  # an answer, if not the one wanted: the hub's own client knows what it means
+        except OSError as error:
+            found.append(brief(getattr(error, "reason", None) or error))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_KNOCK_SECONDS)
+    return found[0] if found else f"no answer in {_KNOCK_SECONDS:g} s"
