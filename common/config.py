@@ -74,8 +74,8 @@ class RunConfig(_Config):
     weights: str = Field(
         "default",
         min_length=1,
-        description="Weights of the backbone: `default` (embedded for letters-vit, else from the Hugging Face hub or its "
-        "cache), `random`, or the path of a .safetensors file.",
+        description="Weights of the backbone: `default` (embedded for letters-vit, else from the Hugging Face hub or "
+        "its cache), `random`, or the path of a .safetensors file.",
     )
     image_size: int = Field(
         0,
