@@ -111,6 +111,7 @@ class RunFolder:
             "format": f"{self.results['config']['method']}-v1",
             "backbone": str(model["name"]),
             "backbone_digest": str(model["digest"]),
+            "classes": json.dumps(self.results.get("data", {}).get("classes", [])),
             "config": json.dumps(self.results["config"]),
         }
         save_file(tensors, path, metadata)

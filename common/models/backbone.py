@@ -21,7 +21,7 @@ from common.models.masking import Masks
 from common.models.presets import Source, parse_name
 from common.models.timm_models import build_timm
 
-__all__ = ["Backbone", "build_parts", "load_backbone"]
+__all__ = ["Backbone", "build_parts", "frozen_digest", "load_backbone"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ def load_backbone(name: str, weights: str, image_size: int, masked_blocks: int, 
         If there is no such backbone, its weights cannot be had, it has fewer blocks, or cannot be split.
     """
     model, spec, split, tensors = build_parts(name, weights, image_size, masked_blocks, device)
-    digest = _digest(model, spec, masked_blocks)
+    digest = frozen_digest(model, spec, masked_blocks)
     masks = Masks(split.tail, [(tensor.module, tensor.attribute) for tensor in tensors])
     return Backbone(name, spec, split.prefix, split.tail, masks, split.features, digest)
 
@@ -106,7 +106,8 @@ def _build(source: Source, weights: str, image_size: int) -> tuple[nn.Module, In
         return build_open_clip(source, weights, size)
 
 
-def _digest(model: nn.Module, spec: InputSpec, masked_blocks: int) -> bytes:
+def frozen_digest(model: nn.Module, spec: InputSpec, masked_blocks: int) -> bytes:
+    """8 bytes over every weight of a model without classifier, its input, and the split."""
     state = hashlib.blake2b(f"{spec.text}/{masked_blocks}".encode(), digest_size=8)
     for key, tensor in sorted(model.state_dict().items()):
         state.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())

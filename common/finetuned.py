@@ -1,0 +1,207 @@
+"""A fine-tuned model in one file: what to multiply the frozen weights by, the head, and the names of the classes.
+
+The frozen weights themselves stay where they came from; the file names them, with a digest, and holds either theta
+(``mean``: two bytes a masked weight, the most accurate form) or a mask of the probabilities of at least one half
+(``mask``: one bit). It is a safetensors file:
+
+======================== ====== ====================================================================================
+tensor                   dtype  what
+======================== ====== ====================================================================================
+``theta/NAME``           uint16 ``mean``: probability x 65536 of each weight of the tensor NAME, in its shape
+``mask/NAME``            uint8  ``mask``: ceil(n / 8) bytes, the bits of its n weights, the first one highest
+``head.weight``          float32 ``(classes, features)``
+``head.bias``            float32 ``(classes,)``
+======================== ====== ====================================================================================
+
+and its metadata: ``format`` (``deltamask-model-v1``), ``form``, ``backbone``, ``image_size``, ``masked_blocks``,
+``digest`` (of the frozen weights, in hex), ``classes`` (a JSON list, may be empty).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from common.data.decode import decode_image
+from common.errors import ModelError, brief
+from common.models import Head, InputSpec, preprocess
+from common.models.backbone import build_parts, frozen_digest
+from common.models.outline import outline
+from common.theta import ONE, probabilities
+
+__all__ = ["FORMAT", "FineTuned", "load_finetuned", "read_finetuned", "write_finetuned"]
+
+FORMAT = "deltamask-model-v1"
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuned:
+    """A network ready to use, and what one must know to use it."""
+
+    module: nn.Module
+    """Images ``(n, channels, size, size)``, normalised, to logits ``(n, classes)``; in evaluation mode."""
+    spec: InputSpec
+    classes: tuple[str, ...]
+    """Names of the outputs; empty if the run had none."""
+
+    @torch.no_grad()
+    def classify(self, image: Path | BinaryIO, top: int = 1) -> list[tuple[str, float]]:
+        """Most probable classes of an image file, with their probabilities.
+
+        Raises
+        ------
+        DataError
+            If it has too many pixels, or values without a known range.
+        Exception
+            Whatever Pillow raises for damaged files.
+        """
+        pixels = preprocess(decode_image(image, self.spec.size)[None], self.spec)
+        logits = self.module(pixels.to(next(self.module.parameters()).device))[0]
+        found = torch.topk(logits.softmax(0), min(top, len(logits)))
+        return [
+            (self.classes[i] if self.classes else str(i), value)
+            for i, value in zip(found.indices.tolist(), found.values.tolist(), strict=True)
+        ]
+
+
+def write_finetuned(
+    path: Path,
+    form: str,
+    theta: NDArray[np.uint16],
+    head: Head,
+    *,
+    backbone: str,
+    image_size: int,
+    masked_blocks: int,
+    digest: str,
+    classes: tuple[str, ...],
+) -> None:
+    """Write a model file.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    form
+        ``mean`` or ``mask``.
+    theta, head
+        Global probabilities on the 16-bit grid, ``(d,)``, and the head.
+    backbone, image_size, masked_blocks
+        As in the run config. Names and shapes of the masked tensors follow from them; no weights are needed.
+    digest
+        Of the frozen weights, in hex.
+    classes
+        Names of the outputs, or none.
+
+    Raises
+    ------
+    ModelError
+        If the backbone has not d masked weights.
+    """
+    tensors = outline(backbone, image_size, masked_blocks).tensors
+    sizes = [prod(shape) for _, shape in tensors]
+    if sum(sizes) != len(theta):
+        raise ModelError(f"theta has {len(theta):,} entries, {backbone} {sum(sizes):,} masked weights")
+    content = {"head.weight": torch.from_numpy(head.weight), "head.bias": torch.from_numpy(head.bias)}
+    for (name, shape), part in zip(tensors, np.split(theta, np.cumsum(sizes)[:-1]), strict=True):
+        if form == "mask":
+            content[f"mask/{name}"] = torch.from_numpy(np.packbits(part >= ONE // 2))
+        else:
+            content[f"theta/{name}"] = torch.from_numpy(part.astype(np.int32)).to(torch.uint16).reshape(shape)
+    metadata = {
+        "format": FORMAT,
+        "form": form,
+        "backbone": backbone,
+        "image_size": str(image_size),
+        "masked_blocks": str(masked_blocks),
+        "digest": digest,
+        "classes": json.dumps(list(classes)),
+    }
+    save_file(content, path, metadata)
+
+
+def load_finetuned(path: str | Path, weights: str = "default", device: str = "cpu") -> nn.Module:
+    """Load a model file as a plain network of its library, with its masked weights multiplied and a classifier.
+
+    Parameters
+    ----------
+    path
+        What `write_finetuned` or ``deltamask export`` wrote.
+    weights
+        Where the frozen weights are, as in the run config: ``default``, or a .safetensors file.
+    device
+        A torch device.
+
+    Returns
+    -------
+    For Vision Transformers of timm, a ``timm`` model with its own ``head``; for other architectures an
+    ``nn.Sequential`` of the model and an ``nn.Linear``. Input and output as for `FineTuned.module`.
+
+    Raises
+    ------
+    ModelError
+        If the file is none of these, or the frozen weights are not those of the run.
+    """
+    return read_finetuned(path, weights, device).module
+
+
+def read_finetuned(path: str | Path, weights: str = "default", device: str = "cpu") -> FineTuned:
+    """As `load_finetuned`, with what one must know to feed it and to read its output."""
+    metadata, tensors = _read(Path(path))
+    name, blocks = metadata["backbone"], int(metadata["masked_blocks"])
+    model, spec, _, masked = build_parts(name, weights, int(metadata["image_size"]), blocks, device)
+    digest = frozen_digest(model, spec, blocks).hex()
+    if digest != metadata["digest"]:
+        raise ModelError(
+            f"{path}: fine-tuned from frozen weights with digest {metadata['digest']}, those of {name} from "
+            f"{weights!r} have {digest}; name the file that the run used: weights='/path/to/file.safetensors'"
+        )
+    try:
+        with torch.no_grad():
+            for tensor in masked:
+                weight = getattr(tensor.module, tensor.attribute)
+                weight.mul_(_multiplier(tensors, metadata["form"], tensor.name, tensor.shape).to(device))
+        outputs, features = tensors["head.weight"].shape
+        head = nn.Linear(features, outputs)
+        head.load_state_dict({"weight": tensors["head.weight"], "bias": tensors["head.bias"]})
+        classes = tuple(json.loads(metadata["classes"]))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path}: not a whole model file: {brief(error)}") from error
+    return FineTuned(_with_head(model, head.to(device)).eval(), spec, classes)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            found: dict[str, Any] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: cannot be read: {brief(error)}") from error
+    if metadata.get("format") != FORMAT:
+        raise ModelError(f"{path}: not a fine-tuned model; `deltamask export RUN` makes one from a run's folder")
+    return metadata, found
+
+
+def _multiplier(tensors: dict[str, torch.Tensor], form: str, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    if form == "mask":
+        bits = np.unpackbits(tensors[f"mask/{name}"].numpy(), count=prod(shape))
+        return torch.from_numpy(bits.astype(np.float32)).reshape(shape)
+    return torch.from_numpy(probabilities(tensors[f"theta/{name}"].numpy())).reshape(shape)
+
+
+def _with_head(model: nn.Module, head: nn.Linear) -> nn.Module:
+    if type(model) is VisionTransformer and isinstance(model.head, nn.Identity):
+        model.head = head
+        return model
+    return nn.Sequential(model, head)

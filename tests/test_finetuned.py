@@ -1,0 +1,161 @@
+"""From a run to a model file, and from that to a network anyone can call."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from typer.testing import CliRunner
+
+from common import load_finetuned
+from common.errors import ModelError
+from common.finetuned import FineTuned, read_finetuned, write_finetuned
+from common.models import Head, load_backbone
+from common.theta import ONE, probabilities
+from deltamask_server.cli import app
+from tests.e2e.in_process import run_in_process
+from tests.images import COLOURS, write_folder
+
+RNG = np.random.default_rng(0)
+CASES = [("letters-vit", 0, 2), ("test_vit", 0, 1), ("open_clip:ViT-B-32", 32, 1)]
+
+
+def written(path: Path, form: str, name: str, size: int, blocks: int, weights: str) -> tuple[np.ndarray, Head]:
+    backbone = load_backbone(name, weights, size, blocks)
+    theta = RNG.integers(1, ONE, backbone.masks.d).astype(np.uint16)
+    head = Head(RNG.standard_normal((3, backbone.features)).astype(np.float32), np.arange(3, dtype=np.float32))
+    about = {"backbone": name, "image_size": size, "masked_blocks": blocks, "digest": backbone.digest.hex()}
+    write_finetuned(path, form, theta, head, classes=("a", "b", "c"), **about)
+    return theta, head
+
+
+@pytest.mark.parametrize("form", ["mean", "mask"])
+@pytest.mark.parametrize(("name", "size", "blocks"), CASES)
+def test_the_plain_network_computes_what_the_run_evaluated(
+    name: str, size: int, blocks: int, form: str, tmp_path: Path
+) -> None:
+    weights = "default" if name == "letters-vit" else "random"
+    theta, head = written(tmp_path / "m.safetensors", form, name, size, blocks, weights)
+    tuned = read_finetuned(tmp_path / "m.safetensors", weights)
+    assert tuned.classes == ("a", "b", "c")
+    backbone = load_backbone(name, weights, size, blocks)
+    images = torch.randn(2, tuned.spec.channels, tuned.spec.size, tuned.spec.size)
+    multiplier = probabilities(theta) if form == "mean" else (theta >= ONE // 2).astype(np.float32)
+    backbone.masks.set_multiplier(torch.from_numpy(multiplier))
+    with torch.no_grad():
+        torch.testing.assert_close(tuned.module(images), head(backbone.tail(backbone.prefix(images))))
+    assert not any("parametrizations" in key for key in tuned.module.state_dict()), "a plain network"
+
+
+def test_vision_transformers_keep_their_own_head(tmp_path: Path) -> None:
+    written(tmp_path / "m.safetensors", "mean", *CASES[0], "default")
+    module = load_finetuned(tmp_path / "m.safetensors")
+    assert type(module) is VisionTransformer
+    assert isinstance(module.head, nn.Linear)
+    assert module.head.out_features == 3
+    assert not module.training
+
+
+def test_a_mask_takes_one_bit_a_weight(tmp_path: Path) -> None:
+    for form, limit in (("mean", 16), ("mask", 1)):
+        theta, head = written(tmp_path / form, form, *CASES[0], "default")
+        beside = head.weight.nbytes + head.bias.nbytes + 4096  # names, shapes, metadata
+        assert (tmp_path / form).stat().st_size <= limit * len(theta) / 8 + beside
+
+
+def test_the_one_bit_form_of_vit_b32_is_below_five_megabytes(tmp_path: Path) -> None:
+    d = 5 * 12 * 768 * 768
+    head = Head(np.zeros((100, 512), np.float32), np.zeros(100, np.float32))
+    theta = RNG.integers(1, ONE, d).astype(np.uint16)
+    about = {"backbone": "clip-vit-b32", "image_size": 0, "masked_blocks": 5, "digest": "00" * 8}
+    write_finetuned(tmp_path / "m", "mask", theta, head, classes=(), **about)
+    assert d / 8 < (tmp_path / "m").stat().st_size < 5e6
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    good = tmp_path / "good.safetensors"
+    written(good, "mean", *CASES[1], "random")
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_finetuned(tmp_path / "none.safetensors")
+    (tmp_path / "text").write_text("no model")
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_finetuned(tmp_path / "text")
+    save_file({"x": torch.zeros(1)}, tmp_path / "other")
+    with pytest.raises(ModelError, match="not a fine-tuned model"):
+        read_finetuned(tmp_path / "other")
+    frozen = load_backbone(*("test_vit", "random", 0, 1))
+    other = {key: value.clone() for key, value in frozen.prefix.state_dict().items()}
+    assert other
+    tensors = load_file(good)
+    metadata = {"format": "deltamask-model-v1", "form": "mean", "backbone": "test_vit", "image_size": "0"}
+    metadata |= {"masked_blocks": "1", "digest": "11" * 8, "classes": "[]"}
+    save_file(tensors, tmp_path / "wrong", metadata)
+    with pytest.raises(ModelError, match="fine-tuned from frozen weights with digest 1111"):
+        read_finetuned(tmp_path / "wrong", "random")
+    metadata["digest"] = frozen.digest.hex()
+    save_file({key: value for key, value in tensors.items() if "qkv" not in key}, tmp_path / "part", metadata)
+    with pytest.raises(ModelError, match="not a whole model file"):
+        read_finetuned(tmp_path / "part", "random")
+    with pytest.raises(ModelError, match="masked weights"):
+        write_finetuned(
+            tmp_path / "x", "mean", np.ones(3, np.uint16), Head(np.zeros((1, 1), np.float32), np.zeros(1, np.float32)),
+            backbone="test_vit", image_size=0, masked_blocks=1, digest="", classes=(),
+        )  # fmt: skip
+
+
+def test_a_run_on_folders_is_exported_and_names_new_images(tmp_path: Path) -> None:
+    counts = dict.fromkeys(COLOURS, 12)
+    test = write_folder(tmp_path / "test", dict.fromkeys(COLOURS, 4), seed=9)
+    sites = [write_folder(tmp_path / f"site{k}", counts, seed=k) for k in range(2)]
+    nodes = [{"partition-id": k, "num-partitions": 2, "data": f"folder:{site}"} for k, site in enumerate(sites)]
+    config = {"dataset": f"folder:{test}", "num-server-rounds": 1, "local-epochs": 1, "head-epochs": 60}
+    config |= {"backbone": "test_vit", "weights": "random", "masked-blocks": 1}
+    results = run_in_process(tmp_path, config, nodes)
+    assert results["status"] == "completed"
+
+    latest, cli = tmp_path / "runs" / "latest", CliRunner()
+    done = cli.invoke(app, ["export", str(latest), "--form", "mask"])
+    assert done.exit_code == 0, done.output
+    assert "mask of" in done.output
+    images = [str(path) for path in sorted((tmp_path / "test").glob("*/*"))]
+    done = cli.invoke(app, ["predict", str(latest / "mask.safetensors"), *images, "--weights", "random", "--json"])
+    assert done.exit_code == 0, done.output
+    named = [json.loads(line) for line in done.output.splitlines()]
+    assert [entry["image"] for entry in named] == images
+    for entry in named:
+        assert len(entry["classes"]) == 3
+        assert {each["name"] for each in entry["classes"]} == set(COLOURS)
+        assert sum(each["probability"] for each in entry["classes"]) == pytest.approx(1)
+    right = sum(entry["classes"][0]["name"] == Path(entry["image"]).parent.name for entry in named) / len(named)
+    assert right == pytest.approx(results["rounds"][-1]["accuracy"]["threshold"], abs=0.1)
+
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    done = cli.invoke(app, ["predict", str(latest / "mask.safetensors"), str(broken), images[0], "--weights", "random"])
+    assert done.exit_code == 1
+    assert "broken.png: cannot be read" in done.output
+    assert images[0] in done.output
+
+
+def test_classes_without_names_are_numbers(tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.tensor([0.0, 2.0]))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.bias.expand(len(images), 2)
+
+    path = tmp_path / "i.png"
+    Image.new("RGB", (4, 4)).save(path)
+    spec = load_backbone("letters-vit", "default", 0, 1).spec
+    ((name, probability),) = FineTuned(Fixed(), spec, ()).classify(path)
+    assert name == "1"
+    assert probability == pytest.approx(float(torch.tensor([0.0, 2.0]).softmax(0)[1]))
