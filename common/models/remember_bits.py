@@ -76,7 +76,7 @@ class RememberBits:
         # A product that is gone may have left its address to another tensor; one that lives has it to itself.
         if noted is None or noted[0]() is None:
             return tensor
-        return _Product(noted[1], noted[2], tensor.size(), tensor.stride(), tensor.storage_offset())
+        return _Product(noted[1], noted[2], tensor.size(), tensor.stride(), int(tensor.storage_offset()))
 
 
 def _unpack(saved: torch.Tensor | _Product) -> torch.Tensor:
