@@ -215,7 +215,7 @@ def test_an_open_clip_tower_from_a_file_of_the_whole_model_or_its_own(tiny_clip:
         ("open_clip:ViT-B-32/nonsense", "random", "ViT-B-32 has openai, "),
         ("open_clip:ViT-B-32", "default", "say which weights"),
         ("vit_tiny_patch16_22", "random", "near it are vit_tiny_patch16_224"),
-        ("vit_tiny_patch16_224.nonsense", "random", "has augreg_in21k_ft_in1k"),
+        ("vit_tiny_patch16_224.nonsense", "random", "has augreg_in21k, "),
         ("test_vit", "random", "masked-blocks = 9: the backbone has 6 blocks"),
     ],
 )
