@@ -2,12 +2,12 @@
 
     server -> client   query          {}                                     who are you, and is your frozen model mine?
     client -> server                  "hello":   ConfigRecord                client, digest of frozen weights, d, holds
-    server -> client   train.head     {}                                     fit a linear probe
-    client -> server                  "update":  ConfigRecord {payload}      the head's bytes
-    server -> client   train          "arrays":  ArrayRecord {theta, head}   one blob each; the head once
+    server -> client   train.head     {}                                     measure what the head is made of
+    client -> server                  "update":  ConfigRecord {payload}      statistics of `common.models.heads`
+    server -> client   train          "arrays":  ArrayRecord {theta, head}   one blob each; the head when it is new
                                       "round":   ConfigRecord {round}
     client -> server                  "update":  ConfigRecord {payload}      the encoded delta: one blob, one bytes
-    value
+    value; where the head is trained too also {head}
                                       "metrics": MetricRecord                both replies carry it
 
 Uplink payloads are below a megabyte, where one bytes value costs least around it; theta may be a hundred, where a
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from common.errors import BadMetric, OversizedPayload, TruncatedPayload, WrongFormat
-from common.models.head import Head
+from common.models.heads import Head
 
 __all__ = [
     "HEAD",
@@ -66,6 +66,13 @@ class Update:
     """Digest of the theta that the client has kept."""
     metrics: Mapping[str, float]
     """The keys of ``METRICS``: examples (at least 1), loss, accuracy in [0, 1], seconds; all finite."""
+    head: bytes | None = None
+    """The client's head, in rounds that train it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of payload and head."""
+        return len(self.payload) + len(self.head or b"")
 
     @property
     def examples(self) -> int:
@@ -116,21 +123,23 @@ def unpack_global(arrays: ArrayRecord) -> tuple[bytes, bytes | None]:
     return arrays["theta"].data, arrays["head"].data if "head" in arrays else None
 
 
-def pack_update(payload: bytes, metrics: Mapping[str, float], holds: bytes | None = None) -> RecordDict:
+def pack_update(
+    payload: bytes, metrics: Mapping[str, float], holds: bytes | None = None, head: bytes | None = None
+) -> RecordDict:
     """A client's reply to a training message."""
-    update = ConfigRecord({"payload": payload, **_holding(holds)})
+    update = ConfigRecord({"payload": payload, **_holding(holds), **({} if head is None else {"head": head})})
     return RecordDict({"update": update, "metrics": MetricRecord(dict(metrics))})
 
 
-def unpack_update(content: RecordDict, max_bytes: int) -> Update:
-    """Check the form of a reply; its payload is decoded later, by the codec.
+def unpack_update(content: RecordDict, max_bytes: int, with_head: bool = False) -> Update:
+    """Check the form of a reply, with or without a head; what is in payload and head is checked later.
 
     Raises
     ------
     WrongFormat
         If there are other records or keys than ours.
     TruncatedPayload, OversizedPayload
-        If there is no payload, or more than ``max_bytes``.
+        If there is no payload or no head, or a payload of more than ``max_bytes``.
     BadMetric
         If a metric is missing, not a finite number, or out of range.
     """
@@ -139,7 +148,7 @@ def unpack_update(content: RecordDict, max_bytes: int) -> Update:
         len(content) != 2
         or not isinstance(record, ConfigRecord)
         or not isinstance(metrics, MetricRecord)
-        or not set(record) <= {"payload", "holds"}
+        or not set(record) <= {"payload", "holds", *(["head"] if with_head else [])}
         or len(metrics) > len(METRICS)
     ):
         raise WrongFormat(f"a reply with records {sorted(content)}; expected update and metrics with their own keys")
@@ -148,6 +157,9 @@ def unpack_update(content: RecordDict, max_bytes: int) -> Update:
         raise TruncatedPayload("the reply carries no payload")
     if len(payload) > max_bytes:
         raise OversizedPayload(f"{len(payload)} bytes; at most {max_bytes} here")
+    head = record.get("head")
+    if with_head and not isinstance(head, bytes):
+        raise TruncatedPayload("the reply carries no head")
     values: dict[str, float] = {}
     for name in METRICS:
         value = metrics.get(name)
@@ -157,4 +169,4 @@ def unpack_update(content: RecordDict, max_bytes: int) -> Update:
         values[name] = value
     if values["examples"] < 1 or not 0 <= values["accuracy"] <= 1 or values["seconds"] < 0:
         raise BadMetric(f"a metric is out of range: {values}")
-    return Update(payload, _read_holding(record), values)
+    return Update(payload, _read_holding(record), values, head if isinstance(head, bytes) else None)

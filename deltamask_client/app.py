@@ -1,4 +1,4 @@
-"""The ClientApp: answers who it is, fits the head once, and trains masks in every round.
+"""The ClientApp: answers who it is, measures what the head is made of, and trains masks in every round.
 
 A client keeps no state that a restart would lose. What is expensive - the frozen prefix's activations - is cached on
 disk; models are kept in memory for processes that serve more than one message (the simulation's).
@@ -25,7 +25,7 @@ from common.data import load_dataset, partition_indices
 from common.downlink import apply_chain
 from common.errors import WrongModel
 from common.messages import Hello, pack_hello, pack_update, unpack_global
-from common.models import Backbone, Head, cached_activations, fit_linear_probe, load_backbone
+from common.models import Backbone, Head, cached_activations, get_head, load_backbone
 from common.selection import cosine_kappa
 from common.theta import theta_digest
 from common.uniforms import stream_seed
@@ -85,7 +85,7 @@ def hello(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
 @app.train("head")
 @_reported
 def head(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
-    """Fit a linear probe on the features of the frozen, unmasked backbone."""
+    """Measure the features of the frozen, unmasked backbone, as the run's kind of head asks."""
     start = time.perf_counter()
     site = _site(run, node)
     device = site.backbone.masks.parameters()[0].device
@@ -98,12 +98,14 @@ def head(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) 
         ]
     )
     labels = torch.from_numpy(site.labels).to(device)
-    probe = fit_linear_probe(features, labels, site.classes, run.head_epochs, run.head_learning_rate)
+    kind = get_head(run.head, run.head_epochs, run.head_learning_rate)
+    statistics = kind.statistics(features, labels, site.classes)
     with torch.no_grad():
-        logits = probe(features)
+        # The metrics are those of the head that this client would have alone.
+        logits = kind.combine([(statistics, len(labels))], site.classes, features.shape[1])(features)
         loss = torch.nn.functional.cross_entropy(logits, labels).item()
         accuracy = (logits.argmax(1) == labels).float().mean().item()
-    return Message(pack_update(probe.to_bytes(), _metrics(site, loss, accuracy, start)), reply_to=message)
+    return Message(pack_update(statistics, _metrics(site, loss, accuracy, start)), reply_to=message)
 
 
 @app.train()
@@ -125,6 +127,7 @@ def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
     else:
         raise WrongModel("the server sent no head, and this client holds none")
     holds = theta_digest(theta) if store.save(theta, head) else None
+    trains_head = server_round > run.frozen_head_rounds
     result = train_masks(
         site.backbone,
         head,
@@ -135,11 +138,14 @@ def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
         batch_size=run.batch_size,
         learning_rate=run.learning_rate,
         seed=stream_seed(run.seed, server_round, node.partition_id, "train"),
+        head_learning_rate=run.head_finetune_learning_rate if trains_head else 0.0,
     )
     payload = _codec(run, node, server_round).encode(
         result.theta, SharedState(theta, run.seed, server_round, slot, masks.segments)
     )
-    return Message(pack_update(payload, _metrics(site, result.loss, result.accuracy, start), holds), reply_to=message)
+    metrics = _metrics(site, result.loss, result.accuracy, start)
+    trained = result.head.to_bytes() if trains_head else None
+    return Message(pack_update(payload, metrics, holds, trained), reply_to=message)
 
 
 def _codec(run: RunConfig, node: NodeConfig, server_round: int) -> Codec:

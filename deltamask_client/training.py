@@ -25,6 +25,8 @@ class LocalResult:
     """Mean cross-entropy of the last epoch, with sampled masks."""
     accuracy: float
     """Share of local images named right in the last epoch, with sampled masks."""
+    head: Head
+    """The head given, or what training made of it."""
 
 
 def train_masks(
@@ -38,11 +40,12 @@ def train_masks(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    head_learning_rate: float = 0.0,
 ) -> LocalResult:
     """Train scores from the global probabilities, with a fresh Bernoulli mask in every step.
 
-    Weights, biases, norms and the head stay frozen; Adam is fresh in every round, since its moments describe a theta
-    that aggregation has replaced.
+    Weights, biases, norms and (unless asked otherwise) the head stay frozen; Adam is fresh in every round, since its
+    moments describe a theta that aggregation has replaced.
 
     Parameters
     ----------
@@ -56,6 +59,8 @@ def train_masks(
         Passes over the local data, images in a step, Adam's step.
     seed
         Seeds the order of the images and the masks of the steps; private to the client.
+    head_learning_rate
+        Adam's step on the head, in the same steps; 0 leaves it frozen.
     """
     masks = backbone.masks
     masks.load_scores(torch.from_numpy(scores(theta)))
@@ -63,7 +68,11 @@ def train_masks(
     rng = torch.Generator().manual_seed(seed)
     device = masks.parameters()[0].device
     targets = torch.from_numpy(labels)
+    weight, bias = torch.tensor(head.weight, device=device), torch.tensor(head.bias, device=device)
     optimiser = torch.optim.Adam(masks.parameters(), lr=learning_rate, fused=True)
+    if head_learning_rate:
+        group = {"params": [weight.requires_grad_(), bias.requires_grad_()], "lr": head_learning_rate}
+        optimiser.add_param_group(group)
     loss_sum, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
     for epoch in range(epochs):
         if epoch == epochs - 1:
@@ -73,7 +82,7 @@ def train_masks(
             index = order[start : start + batch_size]
             tokens = torch.from_numpy(activations[index.numpy()]).to(device)
             target = targets[index].to(device)
-            logits = head(backbone.tail(tokens))
+            logits = F.linear(backbone.tail(tokens), weight, bias)
             loss = F.cross_entropy(logits, target)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -82,4 +91,5 @@ def train_masks(
                 loss_sum += loss * len(index)
                 right += (logits.argmax(1) == target).sum()
     n = max(1, len(labels))
-    return LocalResult(masks.probabilities().numpy(), loss_sum.item() / n, right.item() / n)
+    trained = Head(weight.detach().cpu().numpy(), bias.detach().cpu().numpy())
+    return LocalResult(masks.probabilities().numpy(), loss_sum.item() / n, right.item() / n, trained)

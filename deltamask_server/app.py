@@ -13,7 +13,7 @@ from common.config import RunConfig, default_cache_path, parse_run_config
 from common.data import load_dataset
 from common.errors import DeltaMaskError
 from common.models import cached_activations, load_backbone
-from deltamask_server.console import HEADER, round_line, summary
+from deltamask_server.console import HEADER, head_name, round_line, summary
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.run_folder import RunFolder
@@ -66,6 +66,8 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
         initial_theta=config.initial_theta,
         theta_clip=config.theta_clip,
         prior=config.prior,
+        head_kind=config.head,
+        frozen_head_rounds=config.frozen_head_rounds,
     )
     strategy.summary()
     print(
@@ -77,7 +79,7 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     tally = strategy.fit_head(grid, config.round_timeout_seconds)
     probe = evaluator.linear_probe(strategy.head)
     folder.set_linear_probe(probe, tally, time.perf_counter() - begun)
-    print(f"linear probe of {len(tally.payload_bytes)} clients: accuracy {probe:.4f}")
+    print(f"{head_name(folder.results)} of {len(tally.payload_bytes)} clients: accuracy {probe:.4f}")
     print(HEADER)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from common.codecs import SharedState, codec_of
 from common.errors import DuplicateReply, PayloadError, RoundError, brief
 from common.messages import HEAD, TRAIN, Update, pack_global, unpack_update
-from common.models import Head, average_heads
+from common.models import Head, get_head
+from common.models.heads.linear_probe import average_heads
 from common.posterior import BetaPosterior, empty_posterior, fold, is_reset_round, mode
 from common.theta import quantise
 from common.uniforms import SERVER_CLIENT, stream_seed
@@ -73,6 +74,10 @@ class DeltaMask(Strategy):
         Usable replies that a round needs.
     initial_theta, theta_clip, prior
         See `common.config.RunConfig`.
+    head_kind
+        How the head is fitted: ``linear-probe``, ``ridge`` or ``mean``.
+    frozen_head_rounds
+        Rounds that leave the head as it is; in later ones clients train it too.
     """
 
     def __init__(
@@ -89,6 +94,8 @@ class DeltaMask(Strategy):
         initial_theta: float = 0.95,
         theta_clip: float = 0.01,
         prior: float = 1.0,
+        head_kind: str = "linear-probe",
+        frozen_head_rounds: float = math.inf,
     ) -> None:
         self._enrolment = enrolment
         self._segments = tuple(segments)
@@ -97,6 +104,7 @@ class DeltaMask(Strategy):
         self._theta_clip, self._prior = theta_clip, prior
         self.theta: NDArray[np.uint16] = np.full(self.d, quantise(initial_theta), dtype=np.uint16)
         self.head = Head(np.zeros((classes, features), np.float32), np.zeros(classes, np.float32))
+        self._head_kind, self._frozen_head_rounds = get_head(head_kind), frozen_head_rounds
         self._downlink = Downlink(downlink, self._segments, seed, self.theta, theta_clip)
         self._posterior = empty_posterior(self.d, prior)
         self.tally = Tally(())
@@ -117,7 +125,7 @@ class DeltaMask(Strategy):
     # -- the head round ------------------------------------------------------------------------------------------------
 
     def fit_head(self, grid: Grid, timeout: float) -> Tally:
-        """Have every connected client fit a linear probe, average the probes by examples, and keep the result for good.
+        """Have every connected client measure its features once, and make the head of what all sent.
 
         Raises
         ------
@@ -126,19 +134,17 @@ class DeltaMask(Strategy):
         """
         clients = self._enrolment.online(grid)
         self._address(clients, dict.fromkeys(clients, RecordDict()), HEAD, "head")
-        heads: dict[int, tuple[Head, int]] = {}
+        kind, shape = self._head_kind, (self._classes, self._features)
+        statistics: dict[int, tuple[bytes, int]] = {}
 
         def keep(client: int, update: Update) -> None:
-            heads[client] = Head.from_bytes(update.payload, self._classes, self._features), update.examples
+            kind.check(update.payload, *shape, update.examples)
+            statistics[client] = update.payload, update.examples
 
-        self._collect(
-            exchange(grid, self._messages.values(), timeout),
-            max_bytes=4 * self._classes * (self._features + 1),
-            accept=keep,
-        )
+        self._collect(exchange(grid, self._messages.values(), timeout), max_bytes=kind.max_bytes(*shape), accept=keep)
         self._require_quorum("the head round")
         # In the order of client ids: a sum of floats depends on its order, and arrival is chance.
-        self.head = average_heads([heads[client] for client in sorted(heads)])
+        self.head = kind.combine([statistics[client] for client in sorted(statistics)], *shape)
         return self.tally
 
     # -- Flower's Strategy interface -----------------------------------------------------------------------------------
@@ -158,7 +164,9 @@ class DeltaMask(Strategy):
         # Clients that hold the same version share one record, which Flower then stores and counts once.
         records: dict[bytes | None, ArrayRecord] = {None: arrays}
         for held in {self._enrolment.holds.get(client) for client in sample} - {None}:
-            records[held] = pack_global(self._downlink.message(held), None)
+            # A head that the round before has trained is new to everybody, also to those who missed rounds.
+            head = self.head if server_round > self._frozen_head_rounds + 1 else None
+            records[held] = pack_global(self._downlink.message(held), head)
         contents = {
             client: RecordDict(
                 {
@@ -192,19 +200,26 @@ class DeltaMask(Strategy):
             if is_reset_round(server_round, self._participation)
             else self._posterior
         )
-        posterior, payloads = [start], dict[int, bytes]()
+        posterior, payloads, heads = [start], dict[int, bytes](), dict[int, tuple[Head, int]]()
         self._aggregate_seconds = 0.0
 
         def decode_and_fold(client: int, update: Update) -> None:
             begun = time.perf_counter()
+            # Before anything is folded: of a reply everything counts, or nothing.
+            head = None if update.head is None else Head.from_bytes(update.head, self._classes, self._features)
             posterior[0] = self._fold_payload(posterior[0], update.payload, server_round, client)
             payloads[self._slots[client]] = update.payload
+            if head is not None:
+                heads[client] = head, update.examples
             self._aggregate_seconds += time.perf_counter() - begun
 
-        self._collect(replies, max_bytes=max_payload_bytes(self.d), accept=decode_and_fold)
+        trains_head = server_round > self._frozen_head_rounds
+        self._collect(replies, max_payload_bytes(self.d), decode_and_fold, with_head=trains_head)
         self._require_quorum(f"round {server_round}")
         self._posterior = posterior[0]
         self.theta = mode(self._posterior, self._theta_clip)
+        if trains_head:
+            self.head = average_heads([heads[client] for client in sorted(heads)])
         self._downlink.publish(self.theta, server_round, payloads, start)
         metrics: dict[str, int | float | list[int] | list[float]] = {
             "clients": len(self.tally.payload_bytes),
@@ -279,7 +294,13 @@ class DeltaMask(Strategy):
         }
         self.tally = Tally(tuple(self._messages))
 
-    def _collect(self, replies: Iterable[Message], max_bytes: int, accept: Callable[[int, Update], None]) -> None:
+    def _collect(
+        self,
+        replies: Iterable[Message],
+        max_bytes: int,
+        accept: Callable[[int, Update], None],
+        with_head: bool = False,
+    ) -> None:
         """Check each reply, pass the good ones on, and count the rest by reason."""
         tally = self.tally
         asked: dict[str, int] | None = None
@@ -301,7 +322,7 @@ class DeltaMask(Strategy):
                     continue
                 if client in tally.payload_bytes:
                     raise DuplicateReply(f"client {client} has answered already")
-                update = unpack_update(reply.content, max_bytes)
+                update = unpack_update(reply.content, max_bytes, with_head)
                 accept(client, update)
             except PayloadError as error:
                 print(f"  client {client}: reply dropped, {error.reason}: {brief(error)}")
@@ -312,7 +333,7 @@ class DeltaMask(Strategy):
                 tally.drop(client, "decoder-failed")
                 continue
             tally.failures.pop(client, None)
-            tally.payload_bytes[client] = len(update.payload)
+            tally.payload_bytes[client] = update.size
             tally.record_bytes[client] = _count_bytes(reply.content)
             tally.metrics[client] = dict(update.metrics)
             self._enrolment.note_holding(client, update.holds)

@@ -2,19 +2,19 @@
 
 from common.models.activations import cached_activations, preprocess
 from common.models.backbone import Backbone, InputSpec, load_backbone
-from common.models.head import Head, average_heads, fit_linear_probe
+from common.models.heads import Head, HeadKind, get_head
 from common.models.masking import MaskedWeight, Masks, SampledMask
 
 __all__ = [
     "Backbone",
     "Head",
+    "HeadKind",
     "InputSpec",
     "MaskedWeight",
     "Masks",
     "SampledMask",
-    "average_heads",
     "cached_activations",
-    "fit_linear_probe",
+    "get_head",
     "load_backbone",
     "preprocess",
 ]
