@@ -57,8 +57,11 @@ class Ridge(HeadKind):
         return softmax_head(weight, bias, moments.counts, _TEMPERATURE / math.sqrt(classes))
 
 
-def solve_ridge(moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Ridge regression of one-hot labels on features, with the penalty of least generalised cross-validation error.
+def solve_ridge(
+    moments: Moments, penalty: float | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Ridge regression of one-hot labels on features; by default with the penalty of least generalised cross-validation
+    error.
 
     That error (Golub, Heath and Wahba 1979) is leave-one-out's with every example's leverage replaced by their mean,
     and so a function of sums: n RSS / (n - df)^2, df = 1 + sum of s / (s + penalty) over the eigenvalues s.
@@ -67,6 +70,8 @@ def solve_ridge(moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float
     ----------
     moments
         Of all examples, with the scatter matrix.
+    penalty
+        Another one, positive, in the units of the scatter.
 
     Returns
     -------
@@ -85,12 +90,13 @@ def solve_ridge(moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float
     products = axes.T @ ((moments.means - mean) * counts[:, None]).T
     label_scatter = n * float((shares * (1 - shares)).sum())
 
-    def error(penalty: float) -> float:
-        shrunk = products**2 / (eigenvalues + penalty)[:, None]
-        residual = label_scatter - float((shrunk * (1 + penalty / (eigenvalues + penalty))[:, None]).sum())
-        freedom = 1 + float((eigenvalues / (eigenvalues + penalty)).sum())
+    def error(candidate: float) -> float:
+        shrunk = products**2 / (eigenvalues + candidate)[:, None]
+        residual = label_scatter - float((shrunk * (1 + candidate / (eigenvalues + candidate))[:, None]).sum())
+        freedom = 1 + float((eigenvalues / (eigenvalues + candidate)).sum())
         return float(n) * max(residual, 0.0) / (float(n) - freedom) ** 2 if freedom < n else math.inf
 
-    penalty = min((scale * float(candidate) for candidate in _PENALTIES[::-1]), key=error)  # of equals the largest
+    if penalty is None:
+        penalty = min((scale * float(step) for step in _PENALTIES[::-1]), key=error)  # of equals the largest
     weight = (axes @ (products / (eigenvalues + penalty)[:, None])).T
     return weight, shares - weight @ mean, penalty
