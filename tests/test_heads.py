@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ from common.models.heads.base import softmax_head
 from common.models.heads.linear_probe import average_heads
 from common.models.heads.moments import Moments, measure_moments, merge_moments, pack_moments
 from common.models.heads.ridge import solve_ridge
+from tests.e2e.in_process import run_in_process
 
 KINDS = get_args(RunConfig.model_fields["head"].annotation)
 CLOSED = ("ridge", "mean")
@@ -205,3 +207,23 @@ def test_more_rounds_for_the_head_than_there_are_is_refused() -> None:
     assert parse_run_config({"num-server-rounds": 5, "head-finetune-rounds": 5}).frozen_head_rounds == 0
     with pytest.raises(ConfigError, match="head-finetune-rounds = 6"):
         parse_run_config({"num-server-rounds": 5, "head-finetune-rounds": 6})
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_whole_run_counts_every_byte_of_the_head(name: str, tmp_path: Path) -> None:
+    config = {"head": name, "train-limit": 100, "test-limit": 50, "local-epochs": 1, "masked-blocks": 1, "threads": 1}
+    config |= {"num-server-rounds": 3, "head-finetune-rounds": 2}
+    nodes = [{"partition-id": number, "num-partitions": 2} for number in range(2)]
+    tuned = run_in_process(tmp_path / "tuned", config, nodes)
+    frozen = run_in_process(tmp_path / "frozen", config | {"head-finetune-rounds": 0}, nodes)
+    assert tuned["status"] == frozen["status"] == "completed"
+    assert tuned["linear_probe"] == frozen["linear_probe"] | {"seconds": tuned["linear_probe"]["seconds"]}
+    expected = 4 * (10 + 10 * 128 + (128 * 129 // 2 if name == "ridge" else 1))
+    assert tuned["linear_probe"]["uplink"]["payload_bytes"] == {"0": expected, "1": expected}
+    assert tuned["rounds"][0] == frozen["rounds"][0] | {"seconds": tuned["rounds"][0]["seconds"]}
+    size, sent = 4 * 10 * (128 + 1), tuned["rounds"][1]["downlink"]["payload_bytes"]
+    # What the first round left was the same, so what round 2 sends down is too; its replies bring heads.
+    assert sent == frozen["rounds"][1]["downlink"]["payload_bytes"]
+    assert all(value > size for value in tuned["rounds"][1]["uplink"]["payload_bytes"].values())
+    assert all(value > size for value in tuned["rounds"][2]["downlink"]["payload_bytes"].values())
+    assert tuned["rounds"][1]["theta_digest"] != frozen["rounds"][1]["theta_digest"]

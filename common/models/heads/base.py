@@ -118,4 +118,5 @@ def softmax_head(
     bias = np.where(seen, (bias - bias[seen].mean()) / temperature, -_UNSEEN_BEHIND)
     # Features on a scale of their own may ask for larger values than a client takes: a softer head is still one.
     excess = max(1.0, np.abs(weight).max() / LARGEST, np.abs(bias).max() / LARGEST)
-    return Head((weight / excess).astype(np.float32), (bias / excess).astype(np.float32))
+    # In C order, which files of tensors need: the weight may come as a transpose.
+    return Head((weight / excess).astype(np.float32, order="C"), (bias / excess).astype(np.float32))
