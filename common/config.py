@@ -139,8 +139,17 @@ class RunConfig(_Config):
     )
     theta_clip: float = Field(0.01, gt=0, lt=0.5, description="Aggregated probabilities stay in [clip, 1 - clip].")
     prior: float = Field(1.0, ge=1, description="lambda_0 of the Beta(lambda_0, lambda_0) prior.")
-    head_epochs: int = Field(300, ge=1, description="Epochs of linear probing in the head round.")
-    head_learning_rate: float = Field(0.03, gt=0, description="Adam's step on the head in the head round.")
+    head: Literal["linear-probe", "ridge", "mean"] = Field(
+        "linear-probe",
+        description="How the head is fitted in the head round: the paper's average of local probes, ridge regression "
+        "in closed form (the same for every split of the data), or the nearest class mean.",
+    )
+    head_epochs: int = Field(300, ge=1, description="`linear-probe`: epochs in the head round.")
+    head_learning_rate: float = Field(0.03, gt=0, description="`linear-probe`: Adam's step in the head round.")
+    head_finetune_rounds: int = Field(
+        0, ge=0, description="In so many of the last rounds clients train the head too, and the server averages it."
+    )
+    head_finetune_learning_rate: float = Field(0.001, gt=0, description="Adam's step on the head in these rounds.")
 
     codec: str = Field("fuse8", description="How updates travel; see common/codecs.")
     kappa: float = Field(0.8, gt=0, le=1, description="Share of the changed bits that is sent, in the first round.")
@@ -176,6 +185,11 @@ class RunConfig(_Config):
     )
 
     _codec = field_validator("codec")(_known_codec)
+
+    @property
+    def frozen_head_rounds(self) -> int:
+        """Rounds of masked training before those that train the head too."""
+        return self.num_server_rounds - self.head_finetune_rounds
 
 
 class NodeConfig(_Config):
@@ -250,6 +264,11 @@ def parse_run_config(values: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(
             f"run config: kappa-final = {config.kappa_final} is above kappa = {config.kappa}; "
             "the share sent may only fall"
+        )
+    if config.frozen_head_rounds < 0:
+        raise ConfigError(
+            f"run config: head-finetune-rounds = {config.head_finetune_rounds} is above "
+            f"num-server-rounds = {config.num_server_rounds}; the head is trained in the last of them"
         )
     return config
 

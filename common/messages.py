@@ -2,13 +2,13 @@
 
     server -> client   query          "classes": ConfigRecord {names}        who are you, and is your frozen model mine?
     client -> server                  "hello":   ConfigRecord                client, digest of frozen weights, d, holds
-    server -> client   train.head     "classes": ConfigRecord {names}        fit a linear probe
-    client -> server                  "update":  ConfigRecord {payload}      the head's bytes
-    server -> client   train          "arrays":  ArrayRecord {theta, head}   one blob each; the head once
+    server -> client   train.head     "classes": ConfigRecord {names}        measure what the head is made of
+    client -> server                  "update":  ConfigRecord {payload}      statistics of `common.models.heads`
+    server -> client   train          "arrays":  ArrayRecord {theta, head}   one blob each; the head when it is new
                                       "classes": ConfigRecord {names}        with the head, whose rows they name
                                       "round":   ConfigRecord {round, slot}
     client -> server                  "update":  ConfigRecord {payload}      the encoded delta: one blob, one bytes
-    value
+    value; where the head is trained too also {head}
                                       "metrics": MetricRecord                every reply but the first carries it
     server -> client   evaluate       "arrays", "classes"                    as above: how good is it on your images?
     client -> server                  "update":  ConfigRecord {holds}        no payload
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from common.errors import BadMetric, OversizedPayload, TruncatedPayload, WrongFormat
-from common.models.head import Head
+from common.models.heads import Head
 
 __all__ = [
     "EVALUATE",
@@ -79,6 +79,13 @@ class Update:
     """The keys of ``METRICS``: examples (at least 1, but 0 in an evaluation), loss, accuracy in [0, 1], seconds, broken
     (images that could not be read); all finite.
     """
+    head: bytes | None = None
+    """The client's head, in rounds that train it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of payload and head."""
+        return len(self.payload) + len(self.head or b"")
 
     @property
     def examples(self) -> int:
@@ -156,31 +163,37 @@ def unpack_round(content: RecordDict) -> tuple[int, int]:
     return int(order["round"]), int(order["slot"])  # type: ignore[arg-type]
 
 
-def pack_update(payload: bytes, metrics: Mapping[str, float], holds: bytes | None = None) -> RecordDict:
+def pack_update(
+    payload: bytes, metrics: Mapping[str, float], holds: bytes | None = None, head: bytes | None = None
+) -> RecordDict:
     """A client's reply to a training message."""
-    update = ConfigRecord({"payload": payload, **_holding(holds)})
+    update = ConfigRecord({"payload": payload, **_holding(holds), **({} if head is None else {"head": head})})
     return RecordDict({"update": update, "metrics": MetricRecord(dict(metrics))})
 
 
-def unpack_update(content: RecordDict, max_bytes: int) -> Update:
-    """Check the form of a reply; its payload is decoded later, by the codec.
+def unpack_update(content: RecordDict, max_bytes: int, with_head: bool = False) -> Update:
+    """Check the form of a reply, with or without a head; what is in payload and head is checked later.
 
     Raises
     ------
     WrongFormat
         If there are other records or keys than ours.
     TruncatedPayload, OversizedPayload
-        If there is no payload, or more than ``max_bytes``.
+        If there is no payload or no head, or a payload of more than ``max_bytes``.
     BadMetric
         If a metric is missing, not a finite number, or out of range.
     """
-    record, values = _read_reply(content, {"payload", "holds"})
+    record, values = _read_reply(content, {"payload", "holds", *(["head"] if with_head else [])})
     payload = record.get("payload")
     if not isinstance(payload, bytes) or not payload:
         raise TruncatedPayload("the reply carries no payload")
     if len(payload) > max_bytes:
         raise OversizedPayload(f"{len(payload)} bytes; at most {max_bytes} here")
-    return Update(payload, _read_holding(record), _read_metrics(values, least_examples=1))
+    head = record.get("head")
+    if with_head and not isinstance(head, bytes):
+        raise TruncatedPayload("the reply carries no head")
+    metrics = _read_metrics(values, least_examples=1)
+    return Update(payload, _read_holding(record), metrics, head if isinstance(head, bytes) else None)
 
 
 def pack_evaluation(metrics: Mapping[str, float], holds: bytes | None = None) -> RecordDict:

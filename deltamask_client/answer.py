@@ -19,6 +19,8 @@ class Answer:
     payload: bytes
     holds: bytes | None
     """Digest of the global model that the client has kept."""
+    head: bytes | None = None
+    """The client's head, in rounds that train it."""
 
     def metrics(self, seconds: float) -> dict[str, float]:
         """As they travel, `common.messages.METRICS`."""

@@ -1,5 +1,5 @@
-"""The ClientApp: answers who it is, fits the head once, trains in every round, and tells how good the model is on
-images it has held out.
+"""The ClientApp: answers who it is, measures what the head is made of, trains in every round, and tells how good the
+model is on images it has held out.
 
 A client keeps no state that a restart would lose. What is expensive - the frozen prefix's activations - is cached on
 disk; models are kept in memory for processes that serve more than one message (the simulation's).
@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 
 from common.config import NodeConfig, RunConfig, parse_node_config, parse_run_config
 from common.messages import Hello, pack_evaluation, pack_hello, pack_update, unpack_classes
-from common.models import fit_linear_probe
+from common.models import get_head
 from common.theta import theta_digest
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
@@ -74,19 +74,21 @@ def hello(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
 @app.train("head")
 @_reported
 def head(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
-    """Fit a linear probe on the features of the frozen, unmasked backbone."""
+    """Measure the features of the frozen, unmasked backbone, as the run's kind of head asks."""
     start = time.perf_counter()
     site = load_site(run, node, unpack_classes(message.content))
     features = torch.cat(
         [site.backbone.unmasked_features(tokens) for _, tokens in site.activations.batches(run.eval_batch_size)]
     )
     labels = torch.from_numpy(site.labels).to(features.device)
-    probe = fit_linear_probe(features, labels, len(site.classes), run.head_epochs, run.head_learning_rate)
+    kind = get_head(run.head, run.head_epochs, run.head_learning_rate)
+    statistics = kind.statistics(features, labels, len(site.classes))
     with torch.no_grad():
-        logits = probe(features)
+        # The metrics are those of the head that this client would have alone.
+        logits = kind.combine([(statistics, len(labels))], len(site.classes), features.shape[1])(features)
         loss = torch.nn.functional.cross_entropy(logits, labels).item()
         accuracy = (logits.argmax(1) == labels).float().mean().item()
-    answer = Answer(site, Fit(loss, accuracy), probe.to_bytes(), None)
+    answer = Answer(site, Fit(loss, accuracy), statistics, None)
     return Message(pack_update(answer.payload, answer.metrics(time.perf_counter() - start)), reply_to=message)
 
 
@@ -97,7 +99,7 @@ def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
     start = time.perf_counter()
     answer = _TRAIN[run.method](message.content, run, node, store)
     metrics = answer.metrics(time.perf_counter() - start)
-    return Message(pack_update(answer.payload, metrics, answer.holds), reply_to=message)
+    return Message(pack_update(answer.payload, metrics, answer.holds, answer.head), reply_to=message)
 
 
 @app.evaluate()

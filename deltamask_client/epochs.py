@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from common.models import Activations
 
 __all__ = ["Fit", "Progress", "Recipe", "run_epochs", "silent"]
 
+Parameters = Sequence[torch.Tensor] | list[dict[str, Any]]
+"""As torch's optimisers take them."""
 Progress = Callable[[int, int, torch.Tensor], None]
 """Hears the epoch (from 1), the images done in it, and the last step's loss, on the device that it was computed on."""
 
@@ -38,7 +40,7 @@ class Recipe:
     float32.
     """
 
-    def make_optimiser(self, parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
+    def make_optimiser(self, parameters: Parameters) -> torch.optim.Optimizer:
         """A fresh one: its moments would describe a model that aggregation has replaced."""
         if self.optimiser == "sgd":
             return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=self.momentum, fused=True)
@@ -58,7 +60,7 @@ class Fit:
 def run_epochs(
     tail: Callable[[torch.Tensor], torch.Tensor],
     head: Callable[[torch.Tensor], torch.Tensor],
-    parameters: Sequence[torch.Tensor],
+    parameters: Parameters,
     activations: Activations,
     labels: NDArray[np.int64],
     recipe: Recipe,
@@ -73,7 +75,7 @@ def run_epochs(
     tail, head
         Prefix outputs ``(b, ...)`` to features, in the recipe's precision; features to logits, in float32.
     parameters
-        What is trained.
+        What is trained, or groups of it with steps of their own.
     activations, labels
         Prefix outputs of the local images, and their classes ``(n,)``.
     recipe

@@ -29,6 +29,7 @@ def train_from_theta(content: RecordDict, run: RunConfig, node: NodeConfig, stor
     """Train scores from the global theta, and encode which bits of a sampled mask changed."""
     server_round, slot = unpack_round(content)
     site, theta, head, holds = _receive(content, run, node, store)
+    trains_head = server_round > run.frozen_head_rounds
     result = train_masks(
         site.backbone,
         head,
@@ -37,10 +38,12 @@ def train_from_theta(content: RecordDict, run: RunConfig, node: NodeConfig, stor
         theta,
         recipe_of(run, node, run.learning_rate),
         seed=stream_seed(run.seed, server_round, node.partition_id, "train"),
+        head_learning_rate=run.head_finetune_learning_rate if trains_head else 0.0,
         progress=progress_of(run, site, server_round),
     )
     shared = SharedState(theta, run.seed, server_round, slot, site.backbone.masks.segments)
-    return Answer(site, result.fit, make_codec(run, node, server_round).encode(result.theta, shared), holds)
+    payload = make_codec(run, node, server_round).encode(result.theta, shared)
+    return Answer(site, result.fit, payload, holds, result.head.to_bytes() if trains_head else None)
 
 
 def evaluate_masks(content: RecordDict, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Answer:

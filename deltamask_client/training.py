@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from common.models import Activations, Backbone, Head
@@ -23,6 +25,8 @@ class MaskResult:
     """Local probabilities, ``(d,)``."""
     fit: Fit
     """With sampled masks."""
+    head: Head
+    """The head given, or what training made of it."""
 
 
 def train_masks(
@@ -34,11 +38,12 @@ def train_masks(
     recipe: Recipe,
     *,
     seed: int,
+    head_learning_rate: float = 0.0,
     progress: Progress = silent,
 ) -> MaskResult:
     """Train scores from the global probabilities, with a fresh Bernoulli mask in every step.
 
-    Weights, biases, norms and the head stay frozen.
+    Weights, biases, norms and (unless asked otherwise) the head stay frozen.
 
     Parameters
     ----------
@@ -52,20 +57,27 @@ def train_masks(
         Epochs, batches and optimiser.
     seed
         Seeds the order of the images, their views and the masks of the steps; private to the client.
+    head_learning_rate
+        The optimiser's step on the head, in the same steps; 0 leaves it frozen.
     progress
         Called after every step.
     """
     masks = backbone.masks
     masks.load_scores(torch.from_numpy(scores(theta)))
     masks.generator.manual_seed(seed)
+    weight, bias = (torch.tensor(values, device=activations.device) for values in (head.weight, head.bias))
+    groups: list[dict[str, Any]] = [{"params": masks.parameters()}]
+    if head_learning_rate:
+        groups.append({"params": [weight.requires_grad_(), bias.requires_grad_()], "lr": head_learning_rate})
     fit = run_epochs(
         backbone.tail,
-        head,
-        masks.parameters(),
+        lambda features: F.linear(features, weight, bias),
+        groups,
         activations,
         labels,
         recipe,
         seed=seed,
         progress=progress,
     )
-    return MaskResult(masks.probabilities().numpy(), fit)
+    trained = Head(weight.detach().cpu().numpy(), bias.detach().cpu().numpy())
+    return MaskResult(masks.probabilities().numpy(), fit, trained)

@@ -15,7 +15,7 @@ from common.config import RunConfig, default_cache_path, parse_run_config
 from common.data import open_split
 from common.errors import DataError, DeltaMaskError
 from common.models import Activations, Backbone, TailWeights, load_backbone
-from deltamask_server.console import HEADER, round_line, summary
+from deltamask_server.console import HEADER, head_name, round_line, summary
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.fedavg import FedAvg
@@ -76,7 +76,7 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     tally = strategy.fit_head(grid, config.round_timeout_seconds)
     probe = evaluator.linear_probe(strategy.head)
     folder.set_linear_probe(probe, tally, time.perf_counter() - begun)
-    print(f"linear probe of {len(tally.payload_bytes)} clients: accuracy {probe:.4f}")
+    print(f"{head_name(folder.results)} of {len(tally.payload_bytes)} clients: accuracy {probe:.4f}")
     print(HEADER)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -105,6 +105,7 @@ def _strategy(config: RunConfig, backbone: Backbone, classes: Sequence[str], enr
         "class_names": classes,
         "validate": config.validation_fraction > 0,
         "features": backbone.features,
+        "head_kind": config.head,
         "seed": config.seed,
         "participation": config.participation,
         "quorum": config.min_clients,
@@ -118,5 +119,6 @@ def _strategy(config: RunConfig, backbone: Backbone, classes: Sequence[str], enr
         initial_theta=config.initial_theta,
         theta_clip=config.theta_clip,
         prior=config.prior,
+        frozen_head_rounds=config.frozen_head_rounds,
         **shared,
     )

@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["COLUMNS", "HEADER", "failed_replies", "round_cells", "round_line", "summary"]
+__all__ = ["COLUMNS", "HEADER", "failed_replies", "head_name", "round_cells", "round_line", "summary"]
 
 COLUMNS = ("round", "mean", "sample", "thresh", "up bpp", "down bpp", "clients", "loss", "seconds")
 HEADER = "  ".join(f"{name:>8}" for name in COLUMNS)
 """Column heads of `round_line`."""
+
+
+def head_name(results: dict[str, Any]) -> str:
+    """What a run's head is called; runs from before there was a choice had a linear probe."""
+    names = {"linear-probe": "linear probe", "ridge": "ridge head", "mean": "class-mean head"}
+    return names[results["config"].get("head", "linear-probe")]
 
 
 def round_cells(entry: dict[str, Any]) -> list[str]:
@@ -51,7 +57,7 @@ def summary(results: dict[str, Any], folder: Path) -> str:
         )
         masked = results["model"]["masked_parameters"]
         lines += [
-            f"Accuracy    linear probe {before:.4f} -> {_forms(last['accuracy'], fewer)}",
+            f"Accuracy    {head_name(results)} {before:.4f} -> {_forms(last['accuracy'], fewer)}",
             f"Uplink      {_mean(rounds, 'uplink'):.4f} bits per parameter and client, mean of {len(rounds)} rounds "
             f"({masked:,} masked parameters; float32 is 32)",
             f"            {_total(rounds, 'uplink'):,} bytes in all, "

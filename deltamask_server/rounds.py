@@ -10,6 +10,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from common.messages import (
     unpack_evaluation,
     unpack_update,
 )
-from common.models import Head, average_heads
+from common.models import Head, get_head
 from common.uniforms import SERVER_CLIENT, stream_seed
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
@@ -80,6 +81,8 @@ class RoundStrategy(Strategy):
         Share of the connected clients asked in a round, rounded up, at least ``quorum``.
     quorum
         Usable replies that a round needs.
+    head_kind
+        How the head is fitted: ``linear-probe``, ``ridge`` or ``mean``.
     """
 
     def __init__(
@@ -93,12 +96,16 @@ class RoundStrategy(Strategy):
         seed: int = 1,
         participation: float = 1.0,
         quorum: int = 2,
+        head_kind: str = "linear-probe",
     ) -> None:
         self._enrolment = enrolment
         self._classes, self._features = classes, features
         self._class_names, self._validate = tuple(class_names), validate
         self._seed, self._participation, self._quorum = seed, participation, quorum
         self.head = Head(np.zeros((classes, features), np.float32), np.zeros(classes, np.float32))
+        self._head_kind = get_head(head_kind)
+        self._head_trained = False
+        """Whether a round has trained the head: it is then new to everybody, also to those who missed rounds."""
         self.tally = Tally(())
         self._messages: dict[int, Message] = {}  # client -> message of this round
         self._slots: dict[int, int] = {}  # client -> its number in this round
@@ -141,6 +148,10 @@ class RoundStrategy(Strategy):
     def tensors(self) -> dict[str, torch.Tensor]:
         """The global model without its head, to be kept in a file."""
 
+    def trains_head(self, server_round: int) -> bool:
+        """Whether replies of a round carry a head beside their payload."""
+        return False
+
     def arrays(self) -> ArrayRecord:
         """The global model as it is sent to a client that holds nothing."""
         return pack_global(self.message(None), self.head)
@@ -148,7 +159,7 @@ class RoundStrategy(Strategy):
     # -- the head round ------------------------------------------------------------------------------------------------
 
     def fit_head(self, grid: Grid, timeout: float) -> Tally:
-        """Have every connected client fit a linear probe, average the probes by examples, and keep the result for good.
+        """Have every connected client measure its features once, and make the head of what all sent.
 
         Raises
         ------
@@ -157,19 +168,17 @@ class RoundStrategy(Strategy):
         """
         clients = self._enrolment.online(grid)
         self._address(clients, dict.fromkeys(clients, pack_classes(self._class_names)), HEAD, "head")
-        heads: dict[int, tuple[Head, int]] = {}
+        kind, shape = self._head_kind, (self._classes, self._features)
+        statistics: dict[int, tuple[bytes, int]] = {}
 
         def keep(client: int, update: Update) -> None:
-            heads[client] = Head.from_bytes(update.payload, self._classes, self._features), update.examples
+            kind.check(update.payload, *shape, update.examples)
+            statistics[client] = update.payload, update.examples
 
-        self._collect(
-            exchange(grid, self._messages.values(), timeout),
-            max_bytes=4 * self._classes * (self._features + 1),
-            accept=keep,
-        )
+        self._collect(exchange(grid, self._messages.values(), timeout), max_bytes=kind.max_bytes(*shape), accept=keep)
         self._require_quorum("the head round")
         # In the order of client ids: a sum of floats depends on its order, and arrival is chance.
-        self.head = average_heads([heads[client] for client in sorted(heads)])
+        self.head = kind.combine([statistics[client] for client in sorted(statistics)], *shape)
         return self.tally
 
     # -- Flower's Strategy interface -----------------------------------------------------------------------------------
@@ -213,7 +222,8 @@ class RoundStrategy(Strategy):
             self.accept(update, server_round, self._slots[client])
             self._aggregate_seconds += time.perf_counter() - begun
 
-        self._collect(replies, max_bytes=self.max_payload_bytes, accept=timed)
+        unpack = partial(unpack_update, with_head=self.trains_head(server_round))
+        self._collect(replies, self.max_payload_bytes, timed, unpack)
         self._require_quorum(f"round {server_round}")
         self.end_round(server_round)
         metrics: dict[str, int | float | list[int] | list[float]] = {
@@ -298,7 +308,7 @@ class RoundStrategy(Strategy):
         # Clients that hold the same version share one record, which Flower then stores and counts once.
         records: dict[bytes | None, ArrayRecord] = {None: arrays}
         for held in {self._enrolment.holds.get(client) for client in clients} - {None}:
-            records[held] = pack_global(self.message(held), None)
+            records[held] = pack_global(self.message(held), self.head if self._head_trained else None)
         contents = {}
         for client in clients:
             held = self._enrolment.holds.get(client)
@@ -355,7 +365,7 @@ class RoundStrategy(Strategy):
                 tally.drop(client, "decoder-failed")
                 continue
             tally.failures.pop(client, None)
-            tally.payload_bytes[client] = len(update.payload)
+            tally.payload_bytes[client] = update.size
             tally.record_bytes[client] = _count_bytes(reply.content)
             tally.metrics[client] = dict(update.metrics)
             self._enrolment.note_holding(client, update.holds)

@@ -68,7 +68,9 @@ class RunFolder:
         self._write_results()
 
     def set_linear_probe(self, accuracy: float, tally: Tally, seconds: float) -> None:
-        """Record the head round and the accuracy that masked training starts from."""
+        """Record the head round, of whatever kind, and the accuracy of its linear classifier on the frozen features,
+        which masked training starts from.
+        """
         self.results["linear_probe"] = {
             "accuracy": accuracy,
             "uplink": _traffic(tally.payload_bytes, self._masked),

@@ -7,6 +7,7 @@ algorithm 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from common.codecs import SharedState, codec_of
 from common.messages import Update
+from common.models import Head
+from common.models.heads.linear_probe import average_heads
 from common.posterior import empty_posterior, fold, is_reset_round, mode
 from common.theta import quantise, theta_digest
 from common.wire import max_payload_bytes
@@ -40,6 +43,8 @@ class DeltaMask(RoundStrategy):
         How theta travels: ``float32``, ``quantised``, ``exact`` or ``relay``.
     initial_theta, theta_clip, prior
         See `common.config.RunConfig`.
+    frozen_head_rounds
+        Rounds that leave the head as it is; in later ones clients train it too.
     options
         What `RoundStrategy` takes.
     """
@@ -53,6 +58,7 @@ class DeltaMask(RoundStrategy):
         initial_theta: float = 0.95,
         theta_clip: float = 0.01,
         prior: float = 1.0,
+        frozen_head_rounds: float = math.inf,
         **options: Any,
     ) -> None:
         super().__init__(enrolment, **options)
@@ -62,6 +68,8 @@ class DeltaMask(RoundStrategy):
         self._downlink = Downlink(downlink, self._segments, self._seed, self.theta, theta_clip)
         self._posterior = self._start = self._folded = empty_posterior(self.d, prior)
         self._payloads: dict[int, bytes] = {}  # slot -> accepted payload of this round
+        self._frozen_head_rounds = frozen_head_rounds
+        self._heads: dict[int, tuple[Head, int]] = {}  # slot -> head trained in this round, and its examples
 
     @property
     def d(self) -> int:
@@ -82,23 +90,35 @@ class DeltaMask(RoundStrategy):
         """The wire format's limit."""
         return max_payload_bytes(self.d)
 
+    def trains_head(self, server_round: int) -> bool:
+        """In the last rounds, if the run says so."""
+        return server_round > self._frozen_head_rounds
+
     def begin_round(self, server_round: int) -> None:
         """Start from the prior, or from what earlier rounds have counted."""
         reset = is_reset_round(server_round, self._participation)
         # `_posterior` is replaced at the end only: a round without quorum leaves it as it was.
         self._start = empty_posterior(self.d, self._prior) if reset else self._posterior
-        self._folded, self._payloads = self._start, {}
+        self._folded, self._payloads, self._heads = self._start, {}, {}
 
     def accept(self, update: Update, server_round: int, slot: int) -> None:
-        """Decode the client's mask and count it."""
+        """Decode the client's mask and count it, and keep its head where that is trained."""
+        # Before anything is folded: of a reply everything counts, or nothing.
+        head = None if update.head is None else Head.from_bytes(update.head, self._classes, self._features)
         shared = SharedState(self.theta, self._seed, server_round, slot, self._segments)
         self._folded = fold(self._folded, codec_of(update.payload).decode(update.payload, shared))
         self._payloads[slot] = update.payload
+        if head is not None:
+            self._heads[slot] = head, update.examples
 
     def end_round(self, server_round: int) -> None:
-        """Theta is the posterior's mode."""
+        """Theta is the posterior's mode, the head the mean of those trained, by examples."""
         self._posterior = self._folded
         self.theta = mode(self._posterior, self._theta_clip)
+        if self.trains_head(server_round):
+            # In the order of slots: a sum of floats depends on its order, and arrival is chance.
+            self.head = average_heads([self._heads[slot] for slot in sorted(self._heads)])
+            self._head_trained = True
         self._downlink.publish(self.theta, server_round, self._payloads, self._start)
 
     def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ class Tally:
     asked: tuple[int, ...]
     """Clients that a message went to, ascending."""
     payload_bytes: dict[int, int] = field(default_factory=dict)
-    """Bytes of each accepted payload."""
+    """Bytes of each accepted payload, and of the head where it is trained."""
     record_bytes: dict[int, int] = field(default_factory=dict)
     """Bytes of each accepted reply's records as Flower counts them."""
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)

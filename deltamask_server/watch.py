@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from deltamask_server.console import COLUMNS, HEADER, failed_replies, round_cells, round_line, summary
+from deltamask_server.console import COLUMNS, HEADER, failed_replies, head_name, round_cells, round_line, summary
 
 __all__ = ["ended_by_flower", "follow", "wait_for_run"]
 
@@ -71,7 +71,7 @@ def follow(folder: Path, has_ended: Callable[[], bool] = lambda: False) -> bool:
 def _print_lines(results: dict[str, Any], shown: int) -> int:
     """Print what is new; ``shown`` counts the lines printed before (the probe's counts as one)."""
     if shown == 0 and "linear_probe" in results:
-        print(f"linear probe: accuracy {results['linear_probe']['accuracy']:.4f}\n{HEADER}", flush=True)
+        print(f"{head_name(results)}: accuracy {results['linear_probe']['accuracy']:.4f}\n{HEADER}", flush=True)
         shown = 1
     for entry in results["rounds"][max(0, shown - 1) :] if shown else []:
         print(round_line(entry), flush=True)

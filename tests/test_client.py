@@ -24,7 +24,7 @@ from common.messages import (
     unpack_hello,
     unpack_update,
 )
-from common.models import Activations, Head, load_backbone
+from common.models import Activations, Head, get_head, load_backbone
 from common.theta import quantise, theta_digest
 from deltamask_client.app import app
 from deltamask_client.epochs import Recipe
@@ -114,6 +114,31 @@ def test_a_client_whose_images_are_missing_says_so_when_asked_who_it_is(tmp_path
     assert reply.error.reason == "DataError; see the log of this SuperNode"
 
 
+@pytest.mark.parametrize("kind", ["ridge", "mean"])
+def test_the_head_is_measured_as_the_run_says_and_trained_in_its_last_rounds(
+    tmp_path: Path, backbone, kind: str
+) -> None:
+    run = CONFIG.model_copy(update={"head": kind, "num_server_rounds": 3, "head_finetune_rounds": 1})
+    reply = unpack_update(app(ask(HEAD), context(tmp_path, run)).content, 10**6)
+    get_head(kind).check(reply.payload, 10, backbone.features, reply.examples)
+    head = get_head(kind).combine([(reply.payload, reply.examples)], 10, backbone.features)
+    assert reply.metrics["accuracy"] > 0.8, "the accuracy of this client's own head"
+
+    theta = np.full(backbone.masks.d, quantise(0.95))
+    arrays = pack_global(join_chain([pack_quantised(theta, backbone.masks.segments)]), head)
+
+    def train(server_round: int) -> bytes | None:
+        content = RecordDict({"arrays": arrays, "round": ConfigRecord({"round": server_round, "slot": 0})})
+        return unpack_update(app(ask(TRAIN, content), context(tmp_path, run)).content, 10**6, server_round == 3).head
+
+    assert train(2) is None
+    trained = train(3)
+    assert trained is not None
+    moved = np.abs(Head.from_bytes(trained, 10, backbone.features).weight - head.weight)
+    assert 0 < moved.max() < 0.1
+    assert train(3) == trained, "the same seed must give the same bytes"
+
+
 def test_errors_reach_the_server_without_paths_or_data(tmp_path: Path) -> None:
     secret = tmp_path / "patients.npz"
     reply = app(ask(HEAD), context(tmp_path, CONFIG.model_copy(update={"dataset": f"npz:{secret}"})))
@@ -147,6 +172,8 @@ def test_training_lowers_the_loss_and_touches_scores_only(tmp_path: Path, backbo
     assert 0 <= five.theta.min() <= five.theta.max() <= 1
     assert np.array_equal(train(1).theta, one.theta), "the same seed must give the same bits"
     assert not np.array_equal(train(1, seed=2).theta, one.theta)
+    for result in (one, five):
+        assert result.head.to_bytes() == head.to_bytes()
     now = backbone.tail.state_dict()
     assert all(torch.equal(now[name], value) for name, value in frozen.items())
 

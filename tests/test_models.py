@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import BadMetric, ModelError
+from common.errors import ModelError
 from common.models import (
-    Head,
     InputSpec,
-    average_heads,
-    fit_linear_probe,
     load_backbone,
     preprocess,
 )
@@ -93,25 +90,3 @@ def test_preprocess_converts_channels_size_and_range() -> None:
     torch.testing.assert_close(to_colour, torch.ones_like(to_colour))
     to_grey = preprocess(colour, InputSpec(1, 16, (0.0,), (1.0,)))
     torch.testing.assert_close(to_grey, torch.full((2, 1, 16, 16), 0.587))
-
-
-def test_a_probe_separates_what_is_separable() -> None:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 300)
-    features = torch.from_numpy((np.eye(3)[labels] * 4 + rng.standard_normal((300, 3))).astype(np.float32))
-    head = fit_linear_probe(features, torch.from_numpy(labels), 3, epochs=200, learning_rate=0.05)
-    assert (head(features).argmax(1).numpy() == labels).mean() > 0.95
-
-
-def test_heads_average_by_examples_and_survive_their_bytes() -> None:
-    a = Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32))
-    b = Head(np.zeros((2, 3), np.float32), np.full(2, 4.0, np.float32))
-    mean = average_heads([(a, 3), (b, 1)])
-    assert mean.weight.tolist() == np.full((2, 3), 0.75).tolist()
-    assert mean.bias.tolist() == [1.0, 1.0]
-    back = Head.from_bytes(mean.to_bytes(), 2, 3)
-    assert np.array_equal(back.weight, mean.weight)
-    assert np.array_equal(back.bias, mean.bias)
-    for bad in (mean.to_bytes()[:-1], np.full(8, np.nan, "<f4").tobytes()):
-        with pytest.raises(BadMetric):
-            Head.from_bytes(bad, 2, 3)

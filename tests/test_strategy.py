@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
@@ -92,10 +94,16 @@ def test_a_restarted_client_is_followed_to_its_new_node() -> None:
 class Keepers:
     """Clients that keep theta between rounds, as the ClientApp does on disk."""
 
-    def __init__(self, count: int, codec: str = "fuse16", forgets: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        codec: str = "fuse16",
+        forgets: tuple[int, int] | None = None,
+        frozen_head_rounds: float = math.inf,
+    ) -> None:
         self.held: dict[int, np.ndarray] = {}
         self.got_head: list[tuple[int, int]] = []
-        self.codec, self.forgets = codec, forgets
+        self.codec, self.forgets, self.frozen_head_rounds = codec, forgets, frozen_head_rounds
         self.grid = MemoryGrid({client: self.node(client) for client in range(count)})
 
     def node(self, client: int) -> Node:
@@ -115,7 +123,9 @@ class Keepers:
             self.held[client] = theta
             shared = SharedState(theta, SEED, server_round, slot, SEGMENTS)
             payload = get_codec(self.codec).encode(local_step(theta, seed=client), shared)
-            return [answer(message, pack_update(payload, METRICS, theta_digest(theta)))]
+            trained = np.full(CLASSES * (FEATURES + 1), client + server_round, "<f4").tobytes()
+            head = trained if server_round > self.frozen_head_rounds else None
+            return [answer(message, pack_update(payload, METRICS, theta_digest(theta), head))]
 
         return handle
 
@@ -153,3 +163,21 @@ def test_the_head_is_averaged_by_examples_in_client_order() -> None:
     # Weights 1, 2, 3 for clients 0, 1, 2, whose heads are filled with their numbers.
     np.testing.assert_allclose(deltamask.head.weight, (0 * 1 + 1 * 2 + 2 * 3) / 6, rtol=1e-6)
     assert tally.payload_bytes == dict.fromkeys(range(3), 4 * CLASSES * (FEATURES + 1))
+
+
+def test_a_head_that_is_trained_in_the_last_rounds_travels_and_is_counted_both_ways() -> None:
+    size = 4 * CLASSES * (FEATURES + 1)
+    keepers = Keepers(2, frozen_head_rounds=2)
+    deltamask = strategy(frozen_head_rounds=2)
+    reports = run_rounds(deltamask, keepers.grid, rounds=4)
+    assert not any(report.tally.failures for report in reports)
+    # Before: nobody has one. After round 3, the first that trained it, it is new to everybody.
+    assert set(keepers.got_head) == {(client, sent) for client in range(2) for sent in (1, 4)}
+    np.testing.assert_array_equal(deltamask.head.weight, 4.5)  # the mean of 0 + 4 and 1 + 4
+    frozen = run_rounds(strategy(), Keepers(2).grid, rounds=4)
+    for number, (ours, theirs) in enumerate(zip(reports, frozen, strict=True), start=1):
+        assert np.array_equal(ours.theta, theirs.theta)
+        for client in range(2):
+            up = ours.tally.payload_bytes[client] - theirs.tally.payload_bytes[client]
+            assert up == (size if number > 2 else 0)
+            assert ours.downlink_bytes[client] - theirs.downlink_bytes[client] == (size if number == 4 else 0)

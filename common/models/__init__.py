@@ -2,7 +2,7 @@
 
 from common.models.activations import Activations
 from common.models.backbone import Backbone, load_backbone
-from common.models.head import Head, average_heads, fit_linear_probe
+from common.models.heads import Head, HeadKind, get_head
 from common.models.input_spec import InputSpec
 from common.models.masking import MaskedWeight, Masks, SampledMask
 from common.models.preprocess import preprocess
@@ -14,14 +14,14 @@ __all__ = [
     "Activations",
     "Backbone",
     "Head",
+    "HeadKind",
     "InputSpec",
     "MaskedWeight",
     "Masks",
     "SampledMask",
     "TailWeights",
     "Views",
-    "average_heads",
-    "fit_linear_probe",
+    "get_head",
     "load_backbone",
     "preprocess",
     "score",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.models.activations import Activations
-from common.models.head import Head
+from common.models.heads import Head
 
 __all__ = ["score"]
 

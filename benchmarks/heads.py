@@ -1,0 +1,183 @@
+"""Measure the kinds of head: ViT-Tiny on CIFAR-10, without Flower and masks' codecs.
+
+    python -m benchmarks.heads --data ../shared/data   # three minutes of CPU -> benchmarks/results/heads.json
+
+2,000 training images over ten clients and 1,000 test images, at 96 pixels. Four tables: accuracy on frozen features
+and bytes by split; the penalty and accuracy that generalised cross-validation picks, beside leave-one-out's; how much
+sharper logits would be calibrated, here and for the embedded ViT on digits; and what masked training makes of each head
+at several sharpnesses (600 images in one place, two epochs, 600 test images).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.config import RunConfig, default_cache_path
+from common.data import load_dataset, partition_indices
+from common.models import Backbone, Head, cached_activations, get_head, load_backbone
+from common.models.heads.moments import measure_moments
+from common.models.heads.ridge import solve_ridge
+from common.theta import quantise
+from deltamask_client.training import train_masks
+
+RESULT = Path(__file__).parent / "results" / "heads.json"
+CLIENTS, BATCH = 10, 100
+KINDS = ("linear-probe", "ridge", "mean")
+SPLITS: dict[str, dict[str, Any]] = {
+    "IID": {"partitioner": "iid"},
+    "Dirichlet 0.1": {"partitioner": "dirichlet", "dirichlet_alpha": 0.1},
+    "two classes each": {"partitioner": "pathological", "classes_per_client": 2},
+}
+SHARPER = (0.25, 0.5, 1.0, 2.0)
+"""Factors on a head's logits; 1 is the head as it is."""
+
+
+def features_of(backbone: Backbone, activations: np.ndarray) -> torch.Tensor:
+    parts = range(0, len(activations), BATCH)
+    return torch.cat([backbone.unmasked_features(torch.from_numpy(activations[i : i + BATCH].copy())) for i in parts])
+
+
+def accuracy(head: Head, features: torch.Tensor, labels: np.ndarray) -> float:
+    return float((head(features).argmax(1).numpy() == labels).mean())
+
+
+def federate(name: str, parts: list[tuple[torch.Tensor, np.ndarray]], classes: int) -> tuple[Head, float]:
+    """The head of these clients, and the mean of their bytes."""
+    kind = get_head(name)
+    replies = [(kind.statistics(x, torch.from_numpy(y), classes), len(y)) for x, y in parts]
+    return kind.combine(replies, classes, parts[0][0].shape[1]), float(np.mean([len(data) for data, _ in replies]))
+
+
+def by_split(x: torch.Tensor, y: np.ndarray, x_test: torch.Tensor, y_test: np.ndarray) -> list[dict[str, Any]]:
+    classes, rows = int(y.max()) + 1, []
+    for split, options in SPLITS.items():
+        index = [
+            partition_indices(y, num_partitions=CLIENTS, partition_id=i, seed=1, **options) for i in range(CLIENTS)
+        ]
+        for name in KINDS:
+            head, size = federate(name, [(x[i], y[i]) for i in index], classes)
+            rows.append({"head": name, "split": split, "accuracy": accuracy(head, x_test, y_test), "bytes": size})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def leave_one_out(x: np.ndarray, y: np.ndarray, classes: int) -> float:
+    """The penalty of `solve_ridge`'s candidates with the least squared error of leave-one-out, example by example."""
+    targets = np.eye(classes)[y] - np.bincount(y, minlength=classes) / len(y)
+    centred = x - x.mean(0)
+    eigenvalues, axes = np.linalg.eigh(centred.T @ centred)
+    along = centred @ axes
+
+    def error(penalty: float) -> float:
+        shrunk = along / (np.maximum(eigenvalues, 0) + penalty)
+        leverage = 1 / len(y) + (along * shrunk).sum(1)
+        residuals = (targets - shrunk @ (along.T @ targets)) / (1 - leverage)[:, None]
+        return float((residuals**2).sum())
+
+    return float(min(eigenvalues.mean() * 10.0 ** (np.arange(-16, 13) / 4), key=error))
+
+
+def penalties(x: torch.Tensor, y: np.ndarray, x_test: torch.Tensor, y_test: np.ndarray) -> list[dict[str, Any]]:
+    rows = []
+    for n in (100, 200, 500, 1000, 2000):
+        index = np.concatenate([np.flatnonzero(y == label)[: n // 10] for label in range(10)])
+        moments = measure_moments(x[index], torch.from_numpy(y[index]), 10, matrix=True)
+        unit = float(np.trace(moments.total)) / x.shape[1]
+        row: dict[str, Any] = {"examples": n}
+        loo = leave_one_out(x[index].numpy().astype(np.float64), y[index], 10)
+        for rule, fixed in (("generalised", None), ("leave-one-out", loo)):
+            weight, bias, penalty = solve_ridge(moments, fixed)
+            right = (x_test.numpy() @ weight.T + bias).argmax(1) == y_test
+            row[rule] = {"penalty": round(penalty / unit, 4), "accuracy": float(right.mean())}
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def calibration(
+    data: str, x: torch.Tensor, y: np.ndarray, x_test: torch.Tensor, y_test: np.ndarray, chosen: list[int]
+) -> list[dict[str, Any]]:
+    """The factor on a head's logits with the least cross-entropy on test images, for some of the classes."""
+    number = np.full(int(y.max()) + 1, -1)
+    number[chosen] = np.arange(len(chosen))
+    train, test = np.isin(y, chosen), np.isin(y_test, chosen)
+    target, rows = torch.from_numpy(number[y_test[test]]), []
+    for name in ("ridge", "mean"):
+        logits = federate(name, [(x[train], number[y[train]])], len(chosen))[0](x_test[test])
+        factors = [10.0 ** (step / 20) for step in range(-20, 31)]
+        loss = [torch.nn.functional.cross_entropy(factor * logits, target).item() for factor in factors]
+        best = round(factors[int(np.argmin(loss))], 2)
+        rows.append({"data": data, "classes": len(chosen), "head": name, "calibrated by": best})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def trained(
+    backbone: Backbone, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
+) -> list[dict[str, Any]]:
+    x, rows = features_of(backbone, train[0]), []
+    for name in KINDS:
+        whole, _ = federate(name, [(x, train[1])], 10)
+        for sharper in SHARPER if name != "linear-probe" else (1.0,):
+            head = Head(np.float32(sharper) * whole.weight, np.float32(sharper) * whole.bias)
+            before = accuracy(head, features_of(backbone, test[0]), test[1])
+            theta = np.full(backbone.masks.d, quantise(0.95), np.uint16)
+            options = {"epochs": 2, "batch_size": 20, "learning_rate": 0.1, "seed": 1}
+            result = train_masks(backbone, head, *train, theta, **options)
+            backbone.masks.set_multiplier(torch.from_numpy(result.theta))
+            with torch.no_grad():
+                right = [
+                    (head(backbone.tail(torch.from_numpy(test[0][i : i + BATCH].copy()))).argmax(1).numpy())
+                    for i in range(0, len(test[1]), BATCH)
+                ]
+            after = float((np.concatenate(right) == test[1]).mean())
+            moved = float(np.abs(result.theta - 0.95).mean())
+            rows.append({"head": name, "sharper": sharper, "before": before, "after": after, "theta moved by": moved})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description="Measure the kinds of head.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_10k.npz and the ViT-Tiny weights")
+    data = parser.parse_args().data
+    torch.set_num_threads(1)
+    weights = str(data / "vit_tiny_patch16_224.safetensors")
+    backbone = load_backbone("vit_tiny_patch16_224.augreg_in21k_ft_in1k", weights, 96, RunConfig().masked_blocks)
+    images = load_dataset(f"npz:{data / 'cifar10_10k.npz'}", 2000, 1000)
+    tokens = cached_activations(backbone, images.x_train, default_cache_path(), BATCH)
+    test_tokens = cached_activations(backbone, images.x_test, default_cache_path(), BATCH)
+    x, x_test = features_of(backbone, tokens), features_of(backbone, test_tokens)
+
+    def few(labels: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.flatnonzero(labels == label)[:60] for label in range(10)])
+
+    some, some_test = few(images.y_train), few(images.y_test)
+    digits, letters = load_dataset("digits"), load_backbone("letters-vit", "default", 0, 5)
+    pixels = (digits.x_train, digits.x_test)
+    d, d_test = (features_of(letters, cached_activations(letters, p, default_cache_path(), BATCH)) for p in pixels)
+    results = {
+        "splits": by_split(x, images.y_train, x_test, images.y_test),
+        "penalties": penalties(x, images.y_train, x_test, images.y_test),
+        "calibration": [
+            row
+            for chosen in ([3, 5], [0, 8], [0, 1, 2, 3], list(range(10)))
+            for row in calibration("CIFAR-10", x, images.y_train, x_test, images.y_test, chosen)
+        ]
+        + calibration("digits", d, digits.y_train, d_test, digits.y_test, list(range(10))),
+        "masked training": trained(
+            backbone, (tokens[some], images.y_train[some]), (test_tokens[some_test], images.y_test[some_test])
+        ),
+    }
+    RESULT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Head ``mean``: the nearest class mean as a linear head, the same for every split of the data.
+
+The nearest mean (Mensink et al. 2013) has the largest ``x . mean - |mean|^2 / 2``. Clients send class means, counts and
+one number more; no matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from common.models.heads.base import Head, HeadKind, softmax_head
+from common.models.heads.moments import (
+    Moments,
+    max_moment_bytes,
+    measure_moments,
+    merge_moments,
+    pack_moments,
+    unpack_moments,
+)
+
+__all__ = ["ClassMean", "mean_temperature"]
+
+_SHARPNESS = 7.0
+"""Measured, see docs/algorithm.md."""
+
+
+class ClassMean(HeadKind):
+    """Nearest class mean from summed moments."""
+
+    name: ClassVar[str] = "mean"
+
+    def max_bytes(self, classes: int, features: int) -> int:
+        """Counts, means, and the scatter's trace."""
+        return max_moment_bytes(classes, features, matrix=False)
+
+    def statistics(self, features: torch.Tensor, labels: torch.Tensor, classes: int) -> bytes:
+        """The features' moments, of the scatter the trace only."""
+        return pack_moments(measure_moments(features, labels, classes, matrix=False))
+
+    def check(self, data: bytes, classes: int, features: int, examples: int) -> None:
+        """Possible moments of that many examples."""
+        unpack_moments(data, classes, features, examples, matrix=False)
+
+    def combine(self, replies: Sequence[tuple[bytes, int]], classes: int, features: int) -> Head:
+        """Class means of all examples, as a head."""
+        moments = merge_moments(replies, classes, features, matrix=False)
+        # Seen from the mean of all features: distances are the same, and their squares do not swamp the differences.
+        means = moments.means - moments.mean
+        weight = np.where((moments.counts > 0)[:, None], means, 0.0)
+        bias = -(weight**2).sum(1) / 2 - weight @ moments.mean
+        return softmax_head(weight, bias, moments.counts, mean_temperature(moments))
+
+
+def mean_temperature(moments: Moments) -> float:
+    """A seventh of the features' standard deviation times the root mean square distance between two class means; 1 if
+    all means are one.
+
+    A score ``(mean_1 - mean_2) . x`` is such a product, and so changes with the scale of the features as it must.
+    """
+    seen = moments.means[moments.counts > 0]
+    # Over all ordered pairs of different classes, by the identity sum |a - b|^2 = 2 k sum |a - centre|^2.
+    distance = 2 * float(((seen - seen.mean(0)) ** 2).sum()) / max(1, len(seen) - 1)
+    variance = float(moments.total) / float(moments.counts.sum())
+    return math.sqrt(variance * distance) / _SHARPNESS or 1.0
