@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from common.config import RunConfig, default_cache_path
-from common.data import load_dataset, partition_indices
-from common.models import Backbone, Head, cached_activations, get_head, load_backbone
+from common.data import Loaded, open_split, partition_indices
+from common.models import Activations, Backbone, Head, get_head, load_backbone, score
 from common.models.heads.moments import measure_moments
 from common.models.heads.ridge import solve_ridge
 from common.theta import quantise
+from deltamask_client.epochs import Recipe
 from deltamask_client.training import train_masks
 
 RESULT = Path(__file__).parent / "results" / "heads.json"
@@ -38,9 +39,15 @@ SHARPER = (0.25, 0.5, 1.0, 2.0)
 """Factors on a head's logits; 1 is the head as it is."""
 
 
-def features_of(backbone: Backbone, activations: np.ndarray) -> torch.Tensor:
-    parts = range(0, len(activations), BATCH)
-    return torch.cat([backbone.unmasked_features(torch.from_numpy(activations[i : i + BATCH].copy())) for i in parts])
+def read(source: str, part: str, limit: int, backbone: Backbone) -> tuple[Loaded, Activations]:
+    """Images, so many of each class, and their activations."""
+    split = open_split(source, part, backbone.spec.size, default_cache_path())
+    loaded = split.load(split.balanced(limit))
+    return loaded, Activations(backbone, loaded.images, folder=default_cache_path(), batch_size=BATCH)
+
+
+def features_of(backbone: Backbone, activations: Activations) -> torch.Tensor:
+    return torch.cat([backbone.unmasked_features(tokens) for _, tokens in activations.batches(BATCH)])
 
 
 def accuracy(head: Head, features: torch.Tensor, labels: np.ndarray) -> float:
@@ -119,7 +126,7 @@ def calibration(
 
 
 def trained(
-    backbone: Backbone, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
+    backbone: Backbone, train: tuple[Activations, np.ndarray], test: tuple[Activations, np.ndarray]
 ) -> list[dict[str, Any]]:
     x, rows = features_of(backbone, train[0]), []
     for name in KINDS:
@@ -128,15 +135,9 @@ def trained(
             head = Head(np.float32(sharper) * whole.weight, np.float32(sharper) * whole.bias)
             before = accuracy(head, features_of(backbone, test[0]), test[1])
             theta = np.full(backbone.masks.d, quantise(0.95), np.uint16)
-            options = {"epochs": 2, "batch_size": 20, "learning_rate": 0.1, "seed": 1}
-            result = train_masks(backbone, head, *train, theta, **options)
+            result = train_masks(backbone, head, *train, theta, Recipe(2, 20, 0.1), seed=1)
             backbone.masks.set_multiplier(torch.from_numpy(result.theta))
-            with torch.no_grad():
-                right = [
-                    (head(backbone.tail(torch.from_numpy(test[0][i : i + BATCH].copy()))).argmax(1).numpy())
-                    for i in range(0, len(test[1]), BATCH)
-                ]
-            after = float((np.concatenate(right) == test[1]).mean())
+            after = score(backbone.tail, head, *test, BATCH)[1]
             moved = float(np.abs(result.theta - 0.95).mean())
             rows.append({"head": name, "sharper": sharper, "before": before, "after": after, "theta moved by": moved})
             print(rows[-1], flush=True)
@@ -151,30 +152,26 @@ def main() -> None:
     torch.set_num_threads(1)
     weights = str(data / "vit_tiny_patch16_224.safetensors")
     backbone = load_backbone("vit_tiny_patch16_224.augreg_in21k_ft_in1k", weights, 96, RunConfig().masked_blocks)
-    images = load_dataset(f"npz:{data / 'cifar10_10k.npz'}", 2000, 1000)
-    tokens = cached_activations(backbone, images.x_train, default_cache_path(), BATCH)
-    test_tokens = cached_activations(backbone, images.x_test, default_cache_path(), BATCH)
+    cifar = f"npz:{data / 'cifar10_10k.npz'}"
+    train, tokens = read(cifar, "train", 2000, backbone)
+    test, test_tokens = read(cifar, "test", 1000, backbone)
     x, x_test = features_of(backbone, tokens), features_of(backbone, test_tokens)
-
-    def few(labels: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.flatnonzero(labels == label)[:60] for label in range(10)])
-
-    some, some_test = few(images.y_train), few(images.y_test)
-    digits, letters = load_dataset("digits"), load_backbone("letters-vit", "default", 0, 5)
-    pixels = (digits.x_train, digits.x_test)
-    d, d_test = (features_of(letters, cached_activations(letters, p, default_cache_path(), BATCH)) for p in pixels)
+    few, few_tokens = read(cifar, "train", 600, backbone)
+    few_test, few_test_tokens = read(cifar, "test", 600, backbone)
+    letters = load_backbone("letters-vit", "default", 0, 5)
+    digits, digit_tokens = read("digits", "train", 0, letters)
+    digits_test, digit_test_tokens = read("digits", "test", 0, letters)
+    d, d_test = features_of(letters, digit_tokens), features_of(letters, digit_test_tokens)
     results = {
-        "splits": by_split(x, images.y_train, x_test, images.y_test),
-        "penalties": penalties(x, images.y_train, x_test, images.y_test),
+        "splits": by_split(x, train.labels, x_test, test.labels),
+        "penalties": penalties(x, train.labels, x_test, test.labels),
         "calibration": [
             row
             for chosen in ([3, 5], [0, 8], [0, 1, 2, 3], list(range(10)))
-            for row in calibration("CIFAR-10", x, images.y_train, x_test, images.y_test, chosen)
+            for row in calibration("CIFAR-10", x, train.labels, x_test, test.labels, chosen)
         ]
-        + calibration("digits", d, digits.y_train, d_test, digits.y_test, list(range(10))),
-        "masked training": trained(
-            backbone, (tokens[some], images.y_train[some]), (test_tokens[some_test], images.y_test[some_test])
-        ),
+        + calibration("digits", d, digits.labels, d_test, digits_test.labels, list(range(10))),
+        "masked training": trained(backbone, (few_tokens, few.labels), (few_test_tokens, few_test.labels)),
     }
     RESULT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
