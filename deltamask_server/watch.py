@@ -46,6 +46,7 @@ def follow(folder: Path, has_ended: Callable[[], bool] = lambda: False) -> bool:
     console = Console()
     shown, stamp, quiet_since = 0, 0, time.monotonic()
     results: dict[str, Any] = {}
+    ended = False
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while results.get("status", "running") == "running":
             if (changed := (folder / "results.json").stat().st_mtime_ns) != stamp:
@@ -55,12 +56,15 @@ def follow(folder: Path, has_ended: Callable[[], bool] = lambda: False) -> bool:
                     live.update(_table(results, folder), refresh=True)
                 else:
                     shown = _print_lines(results, shown)
+            elif ended:  # and nothing was written since before that was asked
+                results |= {
+                    "status": "failed",
+                    "reason": "the server ended without finishing; see Flower's log of the run",
+                }
             elif time.monotonic() - quiet_since > _SUSPICIOUS_SECONDS:
-                if has_ended():
-                    results |= {
-                        "status": "failed",
-                        "reason": "the server ended without finishing; see Flower's log of the run",
-                    }
+                # Asking takes seconds, in which the run may write its last line and end: look again before it is
+                # called failed.
+                ended = has_ended()
                 quiet_since = time.monotonic()
             else:
                 time.sleep(_POLL_SECONDS)

@@ -28,6 +28,8 @@ from deploy.processes import end_tree, free_port
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 180
 NAME = "simulation"
+LOG_TAIL = 4000
+"""Characters."""
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -85,19 +87,25 @@ def run(supernodes: int, run_config: str) -> int:
 
     folder = wait_for_run(Path("runs/latest"), started, has_ended)
     if folder is None:
-        log = subprocess.run(
-            ["flwr", "log", run_id, NAME, "--show"], capture_output=True, text=True, check=False
-        ).stdout
+        log = flower_log(run_id)
         # Whoever raised on purpose printed one clear line first; the rest is Flower's traceback.
         reason = [line for line in log.splitlines() if line.startswith("ERROR  ")]
         print("\n".join(reason) or log, file=sys.stderr)
         return 1
     if not follow(folder, has_ended):
+        # The SuperLink and its log end with this process.
+        print(f"The last lines of Flower's log:\n{flower_log(run_id)[-LOG_TAIL:]}", file=sys.stderr)
         return 1
     end = time.monotonic() + START_SECONDS
     while not has_ended() and time.monotonic() < end:  # it has written its results, and ends by itself
         time.sleep(0.5)
     return 0
+
+
+def flower_log(run_id: str) -> str:
+    """What the ServerApp and the simulation printed."""
+    command = ["flwr", "log", run_id, NAME, "--show"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 if __name__ == "__main__":

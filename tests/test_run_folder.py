@@ -112,6 +112,16 @@ def test_following_a_run_whose_server_was_killed_ends(folder: RunFolder, capsys,
     assert "the server ended without finishing" in capsys.readouterr().out
 
 
+def test_a_run_that_ends_while_one_asks_about_it_is_no_failure(folder: RunFolder, monkeypatch) -> None:
+    monkeypatch.setattr("deltamask_server.watch._SUSPICIOUS_SECONDS", 0.01)
+
+    def has_ended() -> bool:
+        folder.finish("completed")
+        return True
+
+    assert follow(folder.path, has_ended) is True
+
+
 def test_tally_counts_each_client_once() -> None:
     tally = Tally((0, 1, 2), {0: 5})
     tally.drop(0, "duplicate")
