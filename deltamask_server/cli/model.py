@@ -81,7 +81,7 @@ def _lines(found: Outline) -> list[tuple[str, str]]:
         ("blocks", f"{found.depth}, masked: the last {len(found.masked_blocks)}"),
         (
             "prefix",
-            f"all below {first}; run once an image, {shape} values ({4 * prod(found.activations):,} bytes) kept",
+            f"all below {first}; run once an image, {shape} values ({2 * prod(found.activations):,} bytes) kept",
         ),
         ("tail", f"{blocks}, and what follows: {found.features} features"),
         *(
