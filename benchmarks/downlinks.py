@@ -26,7 +26,7 @@ _UPLINKS: dict[str, Codec] = {
     "exact": get_codec("exact"),
     "relative": get_codec("relative", target_bpp=0.007),
 }
-"""`relative` with the budget that the accuracy experiment gives it (`benchmarks.experiment`)."""
+"""`relative` with the budget that the accuracy experiment gives it (`benchmarks.experiments.codecs`)."""
 _CLIENTS, _ROUNDS, _SEED = 10, 4, 5
 _MOVED, _STEP = 0.2, 0.5
 """Share of the positions that move in a round, and by how much in log-odds (standard deviation)."""

@@ -1,0 +1,1 @@
+"""Experiments: many runs of the app, kept in benchmarks/results/experiments."""

@@ -1,0 +1,121 @@
+"""Runs of the app itself on a Flower simulation, many in a row, and what is kept of each.
+
+An experiment is a list of plans. A run is `deploy/simulate.py` in a folder of its own; what is kept of it is its
+results.json without lists by client and without paths. Runs that are kept already are skipped, so an experiment that
+was cut off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ROOT", "Plan", "command_line", "load"]
+
+ROOT = Path(__file__).resolve().parents[2]
+_RESULTS = ROOT / "benchmarks" / "results" / "experiments"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run."""
+
+    name: str
+    config: dict[str, Any]
+    """The run config; ``dataset`` and ``weights`` name files of the data folder."""
+
+
+def load(experiment: str, pattern: str) -> list[dict[str, Any]]:
+    """What is kept of the runs of an experiment whose names match, in their order."""
+    files = sorted((_RESULTS / experiment).glob(f"{pattern}.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+
+
+def _run(plan: Plan, data: Path, folder: Path) -> Path:
+    local = {
+        "dataset": f"npz:{data / plan.config['dataset']}",
+        "weights": str(data / plan.config["weights"]),
+    }
+    with tempfile.TemporaryDirectory(prefix="deltamask-experiment-") as workplace:
+        config = Path(workplace) / "run.toml"
+        # JSON's strings, numbers and booleans are TOML's too.
+        lines = [f"{key} = {json.dumps(value)}" for key, value in {**plan.config, **local}.items()]
+        config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        }
+        command = [sys.executable, str(ROOT / "deploy" / "simulate.py"), "--supernodes", "10", "--run-config", config]
+        done = subprocess.run(command, cwd=workplace, env=environment, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{plan.name} failed:\n{done.stdout}{done.stderr}")
+        results = json.loads((Path(workplace) / "runs" / "latest" / "results.json").read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{plan.name}.json"
+    path.write_text(json.dumps(_condense(results), indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _condense(results: dict[str, Any]) -> dict[str, Any]:
+    """What the table needs, without paths of one machine and without lists by client."""
+    config = {key: value for key, value in results["config"].items() if key not in ("output-dir", "weights")}
+    config["dataset"] = Path(config["dataset"]).name
+    probe = results["linear_probe"]
+    return {
+        "config": config,
+        "versions": results["versions"],
+        "model": results["model"],
+        "linear_probe": {"accuracy": probe["accuracy"], "bytes": _total(probe["uplink"])},
+        "rounds": [
+            {
+                "round": entry["round"],
+                "accuracy": entry["accuracy"],
+                **{
+                    way: {"bpp": round(entry[way]["bpp"], 6), "bytes": _total(entry[way])}
+                    for way in ("uplink", "downlink")
+                },
+                "clients": entry["clients"]["ok"],
+                "digest": entry["digest"],
+            }
+            for entry in results["rounds"]
+        ],
+    }
+
+
+def _total(traffic: dict[str, Any]) -> int:
+    return sum(traffic["payload_bytes"].values())
+
+
+def _run_all(plans: Iterable[Plan], data: Path, folder: Path, jobs: int) -> None:
+    """Run what is not kept yet, ``jobs`` at a time."""
+    waiting = [plan for plan in plans if not (folder / f"{plan.name}.json").is_file()]
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in as_completed([pool.submit(_run, plan, data, folder) for plan in waiting]):
+            print(done.exception() or done.result(), flush=True)
+
+
+def command_line(
+    experiment: str, plans: Callable[[], Iterable[Plan]], table: Callable[[], str], plot: Callable[[], Path]
+) -> None:
+    """The commands of an experiment: run, table, plot."""
+    parser = argparse.ArgumentParser(description=f"The experiment {experiment}: runs of the app on a simulation.")
+    commands = parser.add_subparsers(required=True, dest="command")
+    running = commands.add_parser("run", help="run what is not kept yet")
+    running.add_argument("--data", type=Path, required=True, help="folder with the .npz files and the ViT's weights")
+    running.add_argument("--jobs", type=int, default=1, help="simulations side by side (default: 1)")
+    commands.add_parser("table", help="print what is kept as Markdown")
+    commands.add_parser("plot", help="draw what is kept")
+    args = parser.parse_args()
+    if args.command == "run":
+        _run_all(plans(), args.data.resolve(), _RESULTS / experiment, args.jobs)
+    else:
+        print(table() if args.command == "table" else plot())
