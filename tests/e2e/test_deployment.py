@@ -21,7 +21,7 @@ def digests(results: dict) -> list[str]:
 
 
 def test_deployment_over_grpc_equals_simulation(tmp_path: Path) -> None:
-    config = f"{SMALL} num-server-rounds=3 min-clients=3 seed=7"
+    config = f"{SMALL} num-server-rounds=3 min-clients=3 seed=7 head='ridge' validation-fraction=0.2"
     status, log = simulate(tmp_path / "simulation", config, supernodes=3)
     assert status == 0, log
     simulated = json.loads((tmp_path / "simulation" / "runs" / "latest" / "results.json").read_text())
@@ -37,6 +37,9 @@ def test_deployment_over_grpc_equals_simulation(tmp_path: Path) -> None:
     for ours, theirs in zip(deployed["rounds"], simulated["rounds"], strict=True):
         assert ours["accuracy"] == theirs["accuracy"]
         assert ours["uplink"] == theirs["uplink"]
+        assert ours["downlink"] == theirs["downlink"]
+        assert ours["validation"]["clients"] == theirs["validation"]["clients"]
+        assert set(ours["validation"]["clients"]) == {"0", "1", "2"}
         assert ours["clients"] == {"asked": 3, "ok": 3, "failed": {}, "failed_clients": {}}
     # What a user reads: one line a round, and the summary.
     assert "Outcome     completed" in log

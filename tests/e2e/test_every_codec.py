@@ -1,4 +1,4 @@
-"""Every codec through a simulation and a deployment over gRPC: the same bytes.
+"""Every codec, and the reference method, through a simulation and a deployment over gRPC: the same bytes.
 
 One SuperLink of each kind serves all of them, one run after another. In `make test` the default codec goes this way in
 test_deployment.py, and three others in test_mixed_codecs.py; these here take minutes.
@@ -36,6 +36,7 @@ RUNS: dict[str, dict[str, str | float | bool]] = {
     "relative-relayed": {"codec": "relative", "downlink": "relay"},
     "bitmap": {"codec": "bitmap"},
     "bloom": {"codec": "bloom"},
+    "fedavg": {"method": "fedavg"},
 }
 
 
@@ -60,7 +61,7 @@ def test_deployment_equals_simulation(name: str, simulation: Flower, deployment:
     for flower in (simulation, deployment):
         result, log = flower.run(config, timeout=900)
         assert result["status"] == "completed", log + flower.logs()
-        assert f"codec {RUNS[name]['codec']}," in log
+        assert f"codec {RUNS[name].get('codec', 'fuse8')}," in log
         results.append(result)
     simulated, deployed = results
     assert len(deployed["rounds"]) == len(simulated["rounds"]) == 2
