@@ -8,7 +8,7 @@ Four ways to train the same network for an epoch, side by side in one run:
 - `masked, cached`: as a client does from its second epoch on, from cached activations (`deltamask_client.training`);
 - `masked, no cache`: the same with `activations = "none"`;
 - `full fine-tuning`: every weight of the network and its head, in plain PyTorch, same optimiser and batches;
-- `LoRA`: peft, rank 8 on every Linear of the same blocks (`pip install peft`, left out where it is missing).
+- `LoRA`: peft, rank 8 on every Linear of the same blocks (`pip install .[bench]`, left out where it is missing).
 
 Weights and images are random: nothing here depends on their values. Times are the best of several epochs, the four
 taking turns, since machines are noisy. Memory is what a process of its own grows by, from before the network is built;

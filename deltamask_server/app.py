@@ -66,8 +66,11 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     )
     strategy = _strategy(config, backbone, split.classes, enrolment)
     strategy.summary()
+    coding = (
+        f"codec {config.codec}, downlink {config.downlink}" if config.method == "deltamask" else "float32 both ways"
+    )
     print(
-        f"codec {config.codec}, downlink {config.downlink}, backbone {backbone.name} ({backbone.digest.hex()}), "
+        f"{coding}, backbone {backbone.name} ({backbone.digest.hex()}), "
         f"{len(test.labels):,} test images of {len(split.classes)} classes"
         + (f", {test.broken:,} more could not be read" if test.broken else "")
     )
