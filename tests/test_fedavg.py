@@ -16,6 +16,7 @@ from common.models import Activations, Head, TailWeights, load_backbone
 from common.weights_payload import pack_weights, unpack_weights, weights_bytes, weights_digest
 from deltamask_client.epochs import Recipe
 from deltamask_client.full_training import train_weights
+from deltamask_server.cli.inspect import explain
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.fedavg import FedAvg
@@ -105,6 +106,17 @@ def test_payloads_survive_and_mismatches_are_refused() -> None:
         unpack_weights(payload, len(weights), 3, 1, b"otherone")
     with pytest.raises(BadMetric):
         unpack_weights(pack_weights(weights * np.inf, 3, 1, base), len(weights), 3, 1, base)
+
+
+def test_inspect_explains_them() -> None:
+    payload = pack_weights(np.array([-0.5, 2.0], np.float32), 3, 1, b"12345678")
+    lines, refused = explain(payload)
+    assert refused is None
+    assert dict(lines)["values"] == "-0.5 to 2"
+    assert dict(lines)["parameters"].startswith("2:")
+    _, refused = explain(payload[:-1] + b"x")
+    assert refused is not None
+    assert refused.reason == "checksum"
 
 
 def test_training_moves_every_parameter_and_leaves_the_backbone_as_it_was() -> None:

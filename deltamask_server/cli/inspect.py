@@ -107,6 +107,8 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     methods = {number: name for name, number in METHODS.items()}
     if header.method not in methods:
         raise WrongFormat(f"method {header.method}: there is no such method")
+    if methods[header.method] == "fedavg":
+        return _explain_weights(payload)
     codec = codec_of(payload)
     lines = [
         ("format", f"wire version {header.version}, method {methods[header.method]}"),
@@ -134,3 +136,26 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     sizes = [*(f"{size:>9,}  {part}" for part, size in parts.items()), f"{len(payload):>9,}  in all"]
     sizes[-1] += f", {8 * len(payload) / header.d:.5g} bits per parameter" if header.d else ""
     return [*lines, *zip(names, sizes, strict=True), ("mask", _NOT_DECODED)], refused
+
+
+def _explain_weights(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]:
+    """As `explain`, for the plain float32 weights of FedAvg."""
+    from common.errors import PayloadError
+    from common.weights_payload import unpack_weights
+    from common.wire import HEADER_BYTES, read_header
+
+    header, intact = read_header(payload)
+    lines = [
+        ("format", f"wire version {header.version}, method fedavg: float32, not compressed"),
+        ("round, slot", f"{header.round:,}, {header.slot:,}"),
+        ("parameters", f"{header.d:,}: the tail's, then the head's"),
+        ("base digest", header.theta_digest.hex()),
+        ("checksum", "fits" if intact else "does not fit"),
+        ("bytes", f"{len(payload):,} in all, {HEADER_BYTES} of them header"),
+    ]
+    try:
+        weights = unpack_weights(payload, header.d, header.round, header.slot, header.theta_digest)
+    except PayloadError as error:
+        return lines, error
+    values = f"{weights.min():.4g} to {weights.max():.4g}" if len(weights) else "none"
+    return [*lines, ("values", values)], None
