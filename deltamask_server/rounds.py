@@ -18,7 +18,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from common.errors import DuplicateReply, PayloadError, RoundError, brief
+from common.errors import RoundError
 from common.messages import (
     EVALUATE,
     HEAD,
@@ -35,6 +35,7 @@ from common.uniforms import SERVER_CLIENT, stream_seed
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.exchange import exchange
+from deltamask_server.replies import collect
 from deltamask_server.tally import Tally
 from deltamask_server.validation import fairness
 
@@ -301,7 +302,7 @@ class RoundStrategy(Strategy):
             on_round(RoundReport(server_round, tally, self._sent, self.digest, evaluation, seconds, validation))
         return result
 
-    # -- replies -------------------------------------------------------------------------------------------------------
+    # -- messages and replies -----------------------------------------------------------------------------------------
 
     def _global_model(self, clients: Sequence[int], arrays: ArrayRecord) -> dict[int, RecordDict]:
         """What each client lacks of the model; ``arrays`` and the class list for those who hold nothing."""
@@ -334,42 +335,14 @@ class RoundStrategy(Strategy):
         unpack: Callable[[RecordDict, int], Update] = unpack_update,
     ) -> None:
         """Check each reply, pass the good ones on, and count the rest by reason."""
-        tally = self.tally
-        asked: dict[str, int] | None = None
-        for reply in replies:
-            # Message ids exist only once the messages are pushed, which the first reply proves. An error from a dead
-            # node names no client, so replies are attributed by the message they answer, never by their source.
-            if asked is None:
-                asked = {message.metadata.message_id: client for client, message in self._messages.items()}
-            client = asked.get(reply.metadata.reply_to_message_id)
-            try:
-                if client is None:
-                    raise PayloadError("it answers no message of this round")
-                if reply.has_error():
-                    reason = _ERROR_REASONS.get(reply.error.code, "client-error")
-                    print(f"  client {client}: {reason}: {brief(reply.error.reason)}")
-                    tally.drop(client, reason)
-                    # Its theta may be lost, or not the one we think: the next message brings everything.
-                    self._enrolment.note_holding(client, None)
-                    continue
-                if client in tally.payload_bytes:
-                    raise DuplicateReply(f"client {client} has answered already")
-                update = unpack(reply.content, max_bytes)
-                accept(client, update)
-            except PayloadError as error:
-                print(f"  client {client}: reply dropped, {error.reason}: {brief(error)}")
-                tally.drop(client, error.reason)
-                continue
-            except Exception as error:  # a decoder bug that one client's bytes reach must not end everybody's run
-                print(f"  client {client}: reply dropped, the decoder failed: {type(error).__name__}: {brief(error)}")
-                tally.drop(client, "decoder-failed")
-                continue
-            tally.failures.pop(client, None)
-            tally.payload_bytes[client] = update.size
-            tally.record_bytes[client] = _count_bytes(reply.content)
-            tally.metrics[client] = dict(update.metrics)
-            self._enrolment.note_holding(client, update.holds)
-        tally.close()
+        collect(
+            replies,
+            self._messages,
+            self.tally,
+            unpack=lambda content: unpack(content, max_bytes),
+            accept=accept,
+            note_holding=self._enrolment.note_holding,
+        )
 
     def _require_quorum(self, what: str) -> None:
         usable = len(self.tally.payload_bytes)
@@ -380,22 +353,6 @@ class RoundStrategy(Strategy):
                     usable=usable, asked=len(self.tally.asked), what=what, quorum=self._quorum, failed=failed
                 )
             )
-
-
-_ERROR_REASONS = {
-    1: "client-app-not-loaded",
-    2: "client-error",
-    3: "message-lost",
-    4: "reply-lost",
-    5: "node-unavailable",
-    8: "client-crashed",
-}
-"""Flower's error codes."""
-
-
-def _count_bytes(content: RecordDict) -> int:
-    """Bytes of a reply's records, as Flower counts them."""
-    return sum(record.count_bytes() for record in content.values())
 
 
 def _model_bytes(content: RecordDict) -> int:
