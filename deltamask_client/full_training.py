@@ -24,11 +24,6 @@ class WeightResult:
     head: Head
     fit: Fit
 
-    @property
-    def flat(self) -> NDArray[np.float32]:
-        """Tail, then the head's weight and bias."""
-        return np.concatenate([self.tail, self.head.weight.ravel(), self.head.bias])
-
 
 def train_weights(
     backbone: Backbone,

@@ -11,7 +11,7 @@ from common.errors import WrongModel
 from common.messages import unpack_classes, unpack_global, unpack_round
 from common.models import Head, TailWeights, score
 from common.uniforms import stream_seed
-from common.weights_payload import pack_weights, weights_digest
+from common.weights_payload import join_weights, pack_weights, weights_digest
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
 from deltamask_client.full_training import train_weights
@@ -35,7 +35,9 @@ def train_from_weights(content: RecordDict, run: RunConfig, node: NodeConfig, st
         seed=stream_seed(run.seed, server_round, node.partition_id, "train"),
         progress=progress_of(run, site, server_round),
     )
-    return Answer(site, result.fit, pack_weights(result.flat, server_round, slot, base), None)
+    return Answer(
+        site, result.fit, pack_weights(join_weights(result.tail, result.head), server_round, slot, base), None
+    )
 
 
 def evaluate_weights(content: RecordDict, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Answer:
@@ -56,5 +58,5 @@ def _receive(
     if len(sent) != 4 * count or head_bytes is None:
         raise WrongModel(f"{len(sent)} bytes of weights; {4 * count} and a head are needed")
     head = Head.from_bytes(head_bytes, len(site.classes), site.backbone.features)
-    base = weights_digest(np.frombuffer(sent + head_bytes, "<f4").astype(np.float32))
-    return site, np.frombuffer(sent, "<f4").astype(np.float32), head, base
+    tail = np.frombuffer(sent, "<f4").astype(np.float32)
+    return site, tail, head, weights_digest(join_weights(tail, head))

@@ -36,7 +36,8 @@ class Evaluator:
 
     def linear_probe(self, head: Head) -> float:
         """Accuracy of the head on the pre-trained function (every mask bit 1)."""
-        return self._accuracy(torch.ones(self._backbone.masks.d), head)
+        self._backbone.masks.unmask()
+        return self._score(head)
 
     def mask_forms(self, theta: NDArray[np.uint16], head: Head, seed: int, server_round: int) -> dict[str, float]:
         """Accuracies of the weights times theta (``mean``, the posterior mean model), times one sampled mask

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from common.errors import BadMetric
 from common.messages import Update
 from common.models import Head
-from common.weights_payload import unpack_weights, weights_bytes, weights_digest
+from common.weights_payload import join_weights, unpack_weights, weights_bytes, weights_digest
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.rounds import RoundStrategy
@@ -56,7 +56,7 @@ class FedAvg(RoundStrategy):
     @property
     def weights(self) -> NDArray[np.float32]:
         """Tail and head as they travel."""
-        return np.concatenate([self._tail, np.frombuffer(self.head.to_bytes(), "<f4")]).astype(np.float32)
+        return join_weights(self._tail, self.head)
 
     @property
     def digest(self) -> bytes:

@@ -7,21 +7,13 @@ one number more; no matrix.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import torch
 
-from common.models.heads.base import Head, HeadKind, softmax_head
-from common.models.heads.moments import (
-    Moments,
-    max_moment_bytes,
-    measure_moments,
-    merge_moments,
-    pack_moments,
-    unpack_moments,
-)
+from common.models.heads.base import Head, softmax_head
+from common.models.heads.moment_head import MomentHead
+from common.models.heads.moments import Moments
 
 __all__ = ["ClassMean", "mean_temperature"]
 
@@ -29,26 +21,14 @@ _SHARPNESS = 7.0
 """Measured, see docs/algorithm.md."""
 
 
-class ClassMean(HeadKind):
+class ClassMean(MomentHead):
     """Nearest class mean from summed moments."""
 
     name: ClassVar[str] = "mean"
+    matrix: ClassVar[bool] = False
 
-    def max_bytes(self, classes: int, features: int) -> int:
-        """Counts, means, and the scatter's trace."""
-        return max_moment_bytes(classes, features, matrix=False)
-
-    def statistics(self, features: torch.Tensor, labels: torch.Tensor, classes: int) -> bytes:
-        """The features' moments, of the scatter the trace only."""
-        return pack_moments(measure_moments(features, labels, classes, matrix=False))
-
-    def check(self, data: bytes, classes: int, features: int, examples: int) -> None:
-        """Possible moments of that many examples."""
-        unpack_moments(data, classes, features, examples, matrix=False)
-
-    def combine(self, replies: Sequence[tuple[bytes, int]], classes: int, features: int) -> Head:
+    def head_of(self, moments: Moments) -> Head:
         """Class means of all examples, as a head."""
-        moments = merge_moments(replies, classes, features, matrix=False)
         # Seen from the mean of all features: distances are the same, and their squares do not swamp the differences.
         means = moments.means - moments.mean
         weight = np.where((moments.counts > 0)[:, None], means, 0.0)

@@ -8,22 +8,14 @@ arXiv 2406.01116) for DeltaMask's head. The intercept is not penalised; choosing
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from common.models.heads.base import Head, HeadKind, softmax_head
-from common.models.heads.moments import (
-    Moments,
-    max_moment_bytes,
-    measure_moments,
-    merge_moments,
-    pack_moments,
-    unpack_moments,
-)
+from common.models.heads.base import Head, softmax_head
+from common.models.heads.moment_head import MomentHead
+from common.models.heads.moments import Moments
 
 __all__ = ["Ridge", "solve_ridge"]
 
@@ -33,28 +25,16 @@ _TEMPERATURE = 0.5
 """Ridge scores over _TEMPERATURE / sqrt(classes) are logits; measured, see docs/algorithm.md."""
 
 
-class Ridge(HeadKind):
+class Ridge(MomentHead):
     """Exact ridge regression from summed moments."""
 
     name: ClassVar[str] = "ridge"
+    matrix: ClassVar[bool] = True
 
-    def max_bytes(self, classes: int, features: int) -> int:
-        """Moments with the whole scatter matrix."""
-        return max_moment_bytes(classes, features, matrix=True)
-
-    def statistics(self, features: torch.Tensor, labels: torch.Tensor, classes: int) -> bytes:
-        """The features' moments."""
-        return pack_moments(measure_moments(features, labels, classes, matrix=True))
-
-    def check(self, data: bytes, classes: int, features: int, examples: int) -> None:
-        """Possible moments of that many examples."""
-        unpack_moments(data, classes, features, examples, matrix=True)
-
-    def combine(self, replies: Sequence[tuple[bytes, int]], classes: int, features: int) -> Head:
+    def head_of(self, moments: Moments) -> Head:
         """Ridge regression on all examples, as a head."""
-        moments = merge_moments(replies, classes, features, matrix=True)
         weight, bias, _ = solve_ridge(moments)
-        return softmax_head(weight, bias, moments.counts, _TEMPERATURE / math.sqrt(classes))
+        return softmax_head(weight, bias, moments.counts, _TEMPERATURE / math.sqrt(len(moments.counts)))
 
 
 def solve_ridge(
