@@ -42,9 +42,10 @@ class _Config(BaseModel):
 class RunConfig(_Config):
     """Everything that one run is defined by; the same on the server and on every client."""
 
-    method: Literal["deltamask", "fedavg"] = Field(
+    method: Literal["deltamask", "hidenseek", "fedavg"] = Field(
         "deltamask",
-        description="Algorithm. `fedavg` is the reference: float32 weights of the same blocks and the head, averaged.",
+        description="Algorithm: probabilistic masks, signs on a pruned network, or, as the reference, float32 weights "
+        "of the same blocks and the head, averaged.",
     )
     seed: int = Field(
         1, ge=0, lt=2**63, description="Seed of everything random in the run. The same seed gives the same bytes."
@@ -139,10 +140,11 @@ class RunConfig(_Config):
     )
     theta_clip: float = Field(0.01, gt=0, lt=0.5, description="Aggregated probabilities stay in [clip, 1 - clip].")
     prior: float = Field(1.0, ge=1, description="lambda_0 of the Beta(lambda_0, lambda_0) prior.")
-    head: Literal["linear-probe", "ridge", "mean"] = Field(
+    head: Literal["linear-probe", "ridge", "mean", "random"] = Field(
         "linear-probe",
         description="How the head is fitted in the head round: the paper's average of local probes, ridge regression "
-        "in closed form (the same for every split of the data), or the nearest class mean.",
+        "in closed form (the same for every split of the data), or the nearest class mean. `random` is not fitted: for "
+        "networks trained from scratch, by `hidenseek` (signs on it too) or `fedavg`.",
     )
     head_epochs: int = Field(300, ge=1, description="`linear-probe`: epochs in the head round.")
     head_learning_rate: float = Field(0.03, gt=0, description="`linear-probe`: Adam's step in the head round.")
@@ -174,6 +176,37 @@ class RunConfig(_Config):
         "the clients' payloads, which shows them each other's masks. Others get the `quantised` theta.",
     )
 
+    density: float = Field(
+        0.5, gt=0, le=1, description="Share of the weights that pruning leaves; 1 prunes nothing. `hidenseek`."
+    )
+    prune_passes: int = Field(
+        100, ge=1, le=10_000, description="Passes of SynFlow; a single one empties layers at low densities."
+    )
+    sign_magnitudes: Literal["own", "constant"] = Field(
+        "own", description="Sizes of the weights that signs multiply: their own, or one for each layer."
+    )
+    sign_learning_rate: float = Field(0.01, gt=0, description="The optimiser's step on scores, under `hidenseek`.")
+    score_init: float = Field(
+        0.1, gt=0, le=100, description="Scores start each round with the global sign and a size up to this."
+    )
+    sign_momentum: float = Field(
+        0.0, ge=0, lt=1, description="Share of the old moving average of signs in the new one; 0 has no memory."
+    )
+    sign_weighting: Literal["examples", "clients"] = Field(
+        "examples", description="What a client's signs count by: its examples, or once."
+    )
+    sign_codec: str = Field(
+        "exact",
+        description="How flips of signs travel, where the signs themselves are not shorter: `exact` loses nothing, "
+        "`fuse8` flips some by mistake.",
+    )
+    upload: Literal["signs", "scores"] = Field(
+        "signs", description="What `hidenseek` clients send; `scores`, in float32, is an ablation."
+    )
+    local_only: bool = Field(
+        False, description="The control of `hidenseek`: clients go on from their own signs, and send nothing."
+    )
+
     eval_every: int = Field(
         1, ge=1, description="Rounds from one evaluation to the next; the last is always evaluated."
     )
@@ -185,6 +218,14 @@ class RunConfig(_Config):
     )
 
     _codec = field_validator("codec")(_known_codec)
+
+    @field_validator("sign_codec")
+    @classmethod
+    def _sign_codec_keeps_signs(cls, name: str) -> str:
+        names = [known for known in available_codecs() if known != "relative"]  # it sends samples, and signs are none
+        if name not in names:
+            raise PydanticCustomError("codec", "choose one of {names}", {"names": ", ".join(names)})
+        return name
 
     @property
     def frozen_head_rounds(self) -> int:

@@ -1,25 +1,29 @@
 """A fine-tuned model in one file: what to multiply the frozen weights by, the head, and the names of the classes.
 
 The frozen weights themselves stay where they came from; the file names them, with a digest, and holds either theta
-(``mean``: two bytes a masked weight, the most accurate form) or a mask of the probabilities of at least one half
-(``mask``: one bit). It is a safetensors file:
+(``mean``: two bytes a masked weight, the most accurate form), a mask of the probabilities of at least one half
+(``mask``: one bit), or, after HideNseek, the kept weights and their signs (``signs``: two bits). It is a safetensors
+file:
 
 ======================== ====== ====================================================================================
 tensor                   dtype  what
 ======================== ====== ====================================================================================
 ``theta/NAME``           uint16 ``mean``: probability x 65536 of each weight of the tensor NAME, in its shape
 ``mask/NAME``            uint8  ``mask``: ceil(n / 8) bytes, the bits of its n weights, the first one highest
+``kept/NAME``            uint8  ``signs``: as bits, which of its n weights pruning has kept
+``sign/NAME``            uint8  ``signs``: as bits, which of them have the sign +1
 ``head.weight``          float32 ``(classes, features)``
 ``head.bias``            float32 ``(classes,)``
 ======================== ====== ====================================================================================
 
 and its metadata: ``format`` (``deltamask-model-v1``), ``form``, ``backbone``, ``image_size``, ``masked_blocks``,
-``digest`` (of the frozen weights, in hex), ``classes`` (a JSON list, may be empty).
+``digest`` (of the frozen weights, in hex), ``classes`` (a JSON list, may be empty); of ``signs`` also ``magnitudes``.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -38,9 +42,10 @@ from common.errors import ModelError, brief
 from common.models import Head, InputSpec, preprocess
 from common.models.backbone import build_parts, frozen_digest
 from common.models.outline import outline
+from common.models.subnetwork import Magnitudes, Subnetwork
 from common.theta import ONE, probabilities
 
-__all__ = ["FORMAT", "FineTuned", "load_finetuned", "read_finetuned", "write_finetuned"]
+__all__ = ["FORMAT", "FineTuned", "load_finetuned", "read_finetuned", "write_finetuned", "write_signs"]
 
 FORMAT = "deltamask-model-v1"
 
@@ -109,16 +114,76 @@ def write_finetuned(
     ModelError
         If the backbone has not d masked weights.
     """
-    tensors = outline(backbone, image_size, masked_blocks).tensors
-    sizes = [prod(shape) for _, shape in tensors]
-    if sum(sizes) != len(theta):
-        raise ModelError(f"theta has {len(theta):,} entries, {backbone} {sum(sizes):,} masked weights")
-    content = {"head.weight": torch.from_numpy(head.weight), "head.bias": torch.from_numpy(head.bias)}
-    for (name, shape), part in zip(tensors, np.split(theta, np.cumsum(sizes)[:-1]), strict=True):
+    content: dict[str, torch.Tensor] = {}
+    for (name, shape), part in _tensors(theta, backbone, image_size, masked_blocks):
         if form == "mask":
             content[f"mask/{name}"] = torch.from_numpy(np.packbits(part >= ONE // 2))
         else:
             content[f"theta/{name}"] = torch.from_numpy(part.astype(np.int32)).to(torch.uint16).reshape(shape)
+    _save(path, content, head, form, backbone, image_size, masked_blocks, digest, classes)
+
+
+def write_signs(
+    path: Path,
+    signs: NDArray[np.int8],
+    head: Head,
+    *,
+    magnitudes: str,
+    backbone: str,
+    image_size: int,
+    masked_blocks: int,
+    digest: str,
+    classes: tuple[str, ...],
+) -> None:
+    """Write a model file of what HideNseek has learnt.
+
+    Parameters
+    ----------
+    path, backbone, image_size, masked_blocks, digest, classes
+        As for `write_finetuned`.
+    signs
+        Of the backbone's masked weights, ``(d,)``: -1, +1, or 0 where it is pruned.
+    head
+        With its own signs, if it has any.
+    magnitudes
+        ``own`` or ``constant``, see `common.models.subnetwork`.
+
+    Raises
+    ------
+    ModelError
+        If the backbone has not d masked weights.
+    """
+    content: dict[str, torch.Tensor] = {}
+    for (name, _), part in _tensors(signs, backbone, image_size, masked_blocks):
+        content[f"kept/{name}"] = torch.from_numpy(np.packbits(part != 0))
+        content[f"sign/{name}"] = torch.from_numpy(np.packbits(part > 0))
+    _save(path, content, head, "signs", backbone, image_size, masked_blocks, digest, classes, magnitudes=magnitudes)
+
+
+def _tensors(
+    flat: NDArray[Any], backbone: str, image_size: int, masked_blocks: int
+) -> Iterator[tuple[tuple[str, tuple[int, ...]], NDArray[Any]]]:
+    """Name and shape of each masked tensor, and its part of a flat vector."""
+    tensors = outline(backbone, image_size, masked_blocks).tensors
+    sizes = [prod(shape) for _, shape in tensors]
+    if sum(sizes) != len(flat):
+        raise ModelError(f"the run has {len(flat):,} masked weights, {backbone} {sum(sizes):,}")
+    return zip(tensors, np.split(flat, np.cumsum(sizes)[:-1]), strict=True)
+
+
+def _save(
+    path: Path,
+    content: dict[str, torch.Tensor],
+    head: Head,
+    form: str,
+    backbone: str,
+    image_size: int,
+    masked_blocks: int,
+    digest: str,
+    classes: tuple[str, ...],
+    **more: str,
+) -> None:
+    tensors = {"head.weight": torch.from_numpy(head.weight), "head.bias": torch.from_numpy(head.bias)}
     metadata = {
         "format": FORMAT,
         "form": form,
@@ -128,7 +193,7 @@ def write_finetuned(
         "digest": digest,
         "classes": json.dumps(list(classes)),
     }
-    save_file(content, path, metadata)
+    save_file(content | tensors, path, metadata | more)
 
 
 def load_finetuned(path: str | Path, weights: str = "default", device: str = "cpu") -> nn.Module:
@@ -171,7 +236,7 @@ def read_finetuned(path: str | Path, weights: str = "default", device: str = "cp
         with torch.no_grad():
             for tensor in masked:
                 weight = getattr(tensor.module, tensor.attribute)
-                weight.mul_(_multiplier(tensors, metadata["form"], tensor.name, tensor.shape).to(device))
+                weight.copy_(_changed(weight.cpu(), tensors, metadata, tensor.name))
         outputs, features = tensors["head.weight"].shape
         head = nn.Linear(features, outputs)
         head.load_state_dict({"weight": tensors["head.weight"], "bias": tensors["head.bias"]})
@@ -193,11 +258,22 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     return metadata, found
 
 
-def _multiplier(tensors: dict[str, torch.Tensor], form: str, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    if form == "mask":
-        bits = np.unpackbits(tensors[f"mask/{name}"].numpy(), count=prod(shape))
-        return torch.from_numpy(bits.astype(np.float32)).reshape(shape)
-    return torch.from_numpy(probabilities(tensors[f"theta/{name}"].numpy())).reshape(shape)
+def _changed(
+    weight: torch.Tensor, tensors: dict[str, torch.Tensor], metadata: dict[str, str], name: str
+) -> torch.Tensor:
+    """A frozen weight times what the file holds for it."""
+
+    def bits(kind: str) -> NDArray[np.bool_]:
+        return np.unpackbits(tensors[f"{kind}/{name}"].numpy(), count=weight.numel()).view(np.bool_)
+
+    if metadata["form"] == "signs":
+        subnetwork = Subnetwork(bits("kept"), (weight.numel(),))
+        magnitudes: Magnitudes = "constant" if metadata["magnitudes"] == "constant" else "own"
+        prepared = subnetwork.prepare(weight.flatten().numpy(), magnitudes)
+        return torch.from_numpy(np.where(bits("sign"), prepared, -prepared)).view_as(weight)
+    if metadata["form"] == "mask":
+        return weight * torch.from_numpy(bits("mask").astype(np.float32)).view_as(weight)
+    return weight * torch.from_numpy(probabilities(tensors[f"theta/{name}"].numpy())).view_as(weight)
 
 
 def _with_head(model: nn.Module, head: nn.Linear) -> nn.Module:

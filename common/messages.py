@@ -5,6 +5,7 @@
     server -> client   train.head     "classes": ConfigRecord {names}        measure what the head is made of
     client -> server                  "update":  ConfigRecord {payload}      statistics of `common.models.heads`
     server -> client   train          "arrays":  ArrayRecord {theta, head}   one blob each; the head when it is new
+                                                    also {subnetwork}        under hidenseek, for those who hold none
                                       "classes": ConfigRecord {names}        with the head, whose rows they name
                                       "round":   ConfigRecord {round, slot}
     client -> server                  "update":  ConfigRecord {payload}      the encoded delta: one blob, one bytes
@@ -45,6 +46,7 @@ __all__ = [
     "unpack_global",
     "unpack_hello",
     "unpack_round",
+    "unpack_subnetwork",
     "unpack_update",
 ]
 
@@ -144,17 +146,25 @@ def unpack_classes(content: RecordDict) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def pack_global(chain: bytes, head: Head | None) -> ArrayRecord:
-    """The global model: theta in one of the forms of `common.downlink`, and the head for those who lack it."""
+def pack_global(chain: bytes, head: Head | None, subnetwork: bytes | None = None) -> ArrayRecord:
+    """The global model: theta in one of the forms of `common.downlink`, and for those who lack them the head and, under
+    HideNseek, what pruning has left (`common.models.subnetwork`).
+    """
     blobs = {"theta": chain} | ({"head": head.to_bytes()} if head is not None else {})
+    blobs |= {} if subnetwork is None else {"subnetwork": subnetwork}
     return ArrayRecord({name: Array("uint8", (len(data),), "deltamask/bytes", data) for name, data in blobs.items()})
 
 
 def unpack_global(arrays: ArrayRecord) -> tuple[bytes, bytes | None]:
     """Read what `pack_global` wrote: the chain of theta, and the head's bytes or None; raises WrongFormat."""
-    if not {"theta"} <= set(arrays) <= {"theta", "head"}:
-        raise WrongFormat(f"a global model with {len(arrays)} arrays; expected theta, or theta and head")
+    if not {"theta"} <= set(arrays) <= {"theta", "head", "subnetwork"}:
+        raise WrongFormat(f"a global model with {len(arrays)} arrays; expected theta, and at most head and subnetwork")
     return arrays["theta"].data, arrays["head"].data if "head" in arrays else None
+
+
+def unpack_subnetwork(arrays: ArrayRecord) -> bytes | None:
+    """What pruning has left, as bytes, if the message brings it."""
+    return arrays["subnetwork"].data if "subnetwork" in arrays else None
 
 
 def unpack_round(content: RecordDict) -> tuple[int, int]:

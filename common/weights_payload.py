@@ -1,4 +1,5 @@
-"""A client's trained weights as they travel under ``fedavg``: the payload header, then float32, nothing compressed.
+"""Plain numbers as they travel under ``fedavg``, and scores under ``hidenseek`` where those are sent: the payload
+header, then float32, nothing compressed.
 
 It is what compressed updates are measured against. Codec number 0 says that the body is plain numbers; ``d`` and ``n``
 both count them: the tail's parameters, then the head's weight and bias.
@@ -15,11 +16,23 @@ from common.errors import BadMetric, WrongModel
 from common.models import Head
 from common.wire import HEADER_BYTES, METHODS, Header, pack_payload, unpack_payload
 
-__all__ = ["LARGEST", "join_weights", "pack_weights", "unpack_weights", "weights_bytes", "weights_digest"]
+__all__ = [
+    "LARGEST",
+    "PLAIN",
+    "join_weights",
+    "pack_empty",
+    "pack_weights",
+    "read_weights",
+    "unpack_weights",
+    "weights_bytes",
+    "weights_digest",
+]
 
 LARGEST = 256.0
 """No weight is larger: averages are sums of fixed-point numbers (`deltamask_server.fedavg`)."""
-_PLAIN = 0
+PLAIN = 0
+"""In the place of a codec's number: the body is plain numbers."""
+_FEDAVG = METHODS["fedavg"]
 
 
 def join_weights(tail: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
@@ -37,12 +50,21 @@ def weights_bytes(count: int) -> int:
     return HEADER_BYTES + 4 * count
 
 
-def pack_weights(weights: NDArray[np.float32], server_round: int, slot: int, base: bytes) -> bytes:
+def pack_weights(
+    weights: NDArray[np.float32], server_round: int, slot: int, base: bytes, method: int = _FEDAVG
+) -> bytes:
     """Encode float32 ``(count,)``, trained from the weights with digest ``base``."""
-    return pack_payload(_header(len(weights), server_round, slot, base), weights.astype("<f4").tobytes())
+    return pack_payload(_header(len(weights), server_round, slot, base, method), weights.astype("<f4").tobytes())
 
 
-def unpack_weights(payload: bytes, count: int, server_round: int, slot: int, base: bytes) -> NDArray[np.float32]:
+def pack_empty(method: int, server_round: int, slot: int) -> bytes:
+    """A payload that carries nothing, of a client that keeps what it learnt."""
+    return pack_payload(_header(0, server_round, slot, bytes(8), method), b"")
+
+
+def unpack_weights(
+    payload: bytes, count: int, server_round: int, slot: int, base: bytes, method: int = _FEDAVG
+) -> NDArray[np.float32]:
     """Read what `pack_weights` wrote.
 
     Raises
@@ -51,14 +73,21 @@ def unpack_weights(payload: bytes, count: int, server_round: int, slot: int, bas
         As `common.wire.unpack_payload`; WrongModel for another number of weights, BadMetric for one that is not finite
         or above `LARGEST`.
     """
-    n, body = unpack_payload(payload, _header(count, server_round, slot, base))
-    if n != count or len(body) != 4 * count:
-        raise WrongModel(f"{len(body)} bytes of weights; {4 * count} are needed")
-    weights = np.frombuffer(body, "<f4").astype(np.float32)
+    n, body = unpack_payload(payload, _header(count, server_round, slot, base, method))
+    if n != count:
+        raise WrongModel(f"{n} weights; {count} are needed")
+    return read_weights(body, count)
+
+
+def read_weights(data: bytes, count: int) -> NDArray[np.float32]:
+    """Plain little-endian float32 ``(count,)``; raises WrongModel or BadMetric, as `unpack_weights`."""
+    if len(data) != 4 * count:
+        raise WrongModel(f"{len(data)} bytes of weights; {4 * count} are needed")
+    weights = np.frombuffer(data, "<f4").astype(np.float32)
     if not (np.abs(weights) <= LARGEST).all():  # NaN compares with nothing
         raise BadMetric(f"weights that are not finite, or above {LARGEST:g}")
     return weights
 
 
-def _header(count: int, server_round: int, slot: int, base: bytes) -> Header:
-    return Header(_PLAIN, server_round, slot, count, count, base, METHODS["fedavg"])
+def _header(count: int, server_round: int, slot: int, base: bytes, method: int) -> Header:
+    return Header(PLAIN, server_round, slot, count, count, base, method)

@@ -24,6 +24,7 @@ from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
 from deltamask_client.images import check_source
 from deltamask_client.masks import evaluate_masks, train_from_theta
+from deltamask_client.signs import evaluate_signs, train_from_signs
 from deltamask_client.site import load_frozen, load_site
 from deltamask_client.store import ThetaStore
 from deltamask_client.weights import evaluate_weights, train_from_weights
@@ -33,8 +34,8 @@ __all__ = ["app"]
 app = ClientApp()
 _log = logging.getLogger("flwr")
 _CLIENT_APP_RAISED = 2  # Flower's error code for an exception of a ClientApp
-_TRAIN = {"deltamask": train_from_theta, "fedavg": train_from_weights}
-_EVALUATE = {"deltamask": evaluate_masks, "fedavg": evaluate_weights}
+_TRAIN = {"deltamask": train_from_theta, "fedavg": train_from_weights, "hidenseek": train_from_signs}
+_EVALUATE = {"deltamask": evaluate_masks, "fedavg": evaluate_weights, "hidenseek": evaluate_signs}
 
 
 def _reported(
@@ -67,7 +68,7 @@ def hello(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
     check_source(run, node, unpack_classes(message.content))
     backbone = load_frozen(run, node)
     held = store.load()
-    holds = None if held is None else theta_digest(held[0])
+    holds = None if held is None else theta_digest(held.theta)
     return Message(pack_hello(Hello(node.partition_id, backbone.digest, backbone.masks.d, holds)), reply_to=message)
 
 

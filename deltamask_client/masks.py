@@ -19,7 +19,7 @@ from common.uniforms import stream_seed
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
 from deltamask_client.site import Site, device_of, load_site, progress_of, recipe_of
-from deltamask_client.store import ThetaStore
+from deltamask_client.store import Held, ThetaStore
 from deltamask_client.training import train_masks
 
 __all__ = ["evaluate_masks", "make_codec", "train_from_theta"]
@@ -75,14 +75,14 @@ def _receive(
     the digest of the theta kept.
     """
     held = store.load()
-    site = load_site(run, node, unpack_classes(content) or (held[2] if held else ()), validation)
+    site = load_site(run, node, unpack_classes(content) or (held.classes if held else ()), validation)
     masks = site.backbone.masks
     chain, head_bytes = unpack_global(content.array_records["arrays"])
-    theta = apply_chain(chain, held and held[0], masks.d, run.seed, masks.segments)
+    theta = apply_chain(chain, held and held.theta, masks.d, run.seed, masks.segments)
     if head_bytes is not None:
         head = Head.from_bytes(head_bytes, len(site.classes), site.backbone.features)
     elif held is not None:
-        head = held[1]
+        head = held.head
     else:
         raise WrongModel("the server sent no head, and this client holds none")
-    return site, theta, head, theta_digest(theta) if store.save(theta, head, site.classes) else None
+    return site, theta, head, theta_digest(theta) if store.save(Held(theta, head, site.classes)) else None

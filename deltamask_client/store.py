@@ -10,8 +10,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,16 @@ __all__ = ["Held", "ThetaStore"]
 
 _KEPT_SECONDS = 7 * 24 * 3600
 
-Held = tuple[NDArray[np.uint16], Head, tuple[str, ...]]
+
+class Held(NamedTuple):
+    """One version of the global model."""
+
+    theta: NDArray[np.uint16]
+    """``(d,)``, or signs ``(n,)`` under HideNseek."""
+    head: Head
+    classes: tuple[str, ...] = ()
+    subnetwork: bytes = b""
+    """Under HideNseek, what pruning has left, as it was sent."""
 
 
 class ThetaStore:
@@ -45,26 +54,32 @@ class ThetaStore:
         self._path = cache / "theta" / f"run-{run_id}-client-{client}.safetensors"
 
     def load(self) -> Held | None:
-        """Theta, head and class list of this run, or None."""
+        """What is held of this run, or None."""
         try:
             with safe_open(self._path, "np") as file:
                 head = Head(file.get_tensor("head.weight"), file.get_tensor("head.bias"))
-                return file.get_tensor("theta"), head, tuple(json.loads((file.metadata() or {}).get("classes", "[]")))
+                classes = tuple(json.loads((file.metadata() or {}).get("classes", "[]")))
+                return Held(file.get_tensor("theta"), head, classes, file.get_tensor("subnetwork").tobytes())
         except (OSError, SafetensorError):
             return None
 
-    def save(self, theta: NDArray[np.uint16], head: Head, classes: Sequence[str] = ()) -> bool:
+    def save(self, held: Held) -> bool:
         """Replace what is held; False if the disk does not take it, which costs bytes in the next round, no more."""
         tensors = {
             name: np.ascontiguousarray(value)
-            for name, value in (("theta", theta), ("head.weight", head.weight), ("head.bias", head.bias))
+            for name, value in (
+                ("theta", held.theta),
+                ("head.weight", held.head.weight),
+                ("head.bias", held.head.bias),
+                ("subnetwork", np.frombuffer(held.subnetwork, np.uint8)),
+            )
         }
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".tmp")
             os.close(handle)
             try:
-                save_file(tensors, name, {"classes": json.dumps(list(classes))})
+                save_file(tensors, name, {"classes": json.dumps(list(held.classes))})
                 os.replace(name, self._path)
             finally:
                 Path(name).unlink(missing_ok=True)

@@ -7,21 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
 
 from common.config import RunConfig, default_cache_path, parse_run_config
 from common.data import open_split
 from common.errors import DataError, DeltaMaskError
 from common.models import Activations, Backbone, TailWeights, load_backbone
+from common.models.backbone import build_parts
+from common.models.heads.random_head import RANDOM_HEAD, random_head
 from deltamask_server.console import HEADER, head_name, round_line, summary
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.fedavg import FedAvg
+from deltamask_server.hidenseek import HideNseek
 from deltamask_server.rounds import RoundReport, RoundStrategy
 from deltamask_server.run_folder import RunFolder
 from deltamask_server.strategy import DeltaMask
+from deltamask_server.synflow import prune
 
 __all__ = ["app"]
 
@@ -52,7 +58,6 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
         torch.set_num_threads(config.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backbone = load_backbone(config.backbone, config.weights, config.image_size, config.masked_blocks, device)
-    folder.set_model(backbone.name, backbone.digest, backbone.masks.segments)
     split = open_split(config.dataset, "test", backbone.spec.size, default_cache_path())
     test = split.load(split.balanced(config.test_limit))
     if len(test.labels) == 0:
@@ -65,12 +70,13 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
         backbone.digest, backbone.masks.d, config.min_clients, config.node_wait_seconds, print, split.classes
     )
     strategy = _strategy(config, backbone, split.classes, enrolment)
+    if isinstance(strategy, HideNseek):
+        folder.set_model(backbone.name, backbone.digest, strategy.segments, strategy.n)
+    else:
+        folder.set_model(backbone.name, backbone.digest, backbone.masks.segments)
     strategy.summary()
-    coding = (
-        f"codec {config.codec}, downlink {config.downlink}" if config.method == "deltamask" else "float32 both ways"
-    )
     print(
-        f"{coding}, backbone {backbone.name} ({backbone.digest.hex()}), "
+        f"{_coding(config)}, backbone {backbone.name} ({backbone.digest.hex()}), "
         f"{len(test.labels):,} test images of {len(split.classes)} classes"
         + (f", {test.broken:,} more could not be read" if test.broken else "")
     )
@@ -113,6 +119,18 @@ def _strategy(config: RunConfig, backbone: Backbone, classes: Sequence[str], enr
         "participation": config.participation,
         "quorum": config.min_clients,
     }
+    if config.method == "hidenseek":
+        return HideNseek(
+            enrolment,
+            backbone=backbone,
+            kept=_pruned(config, len(classes), backbone.features),
+            magnitudes=config.sign_magnitudes,
+            momentum=config.sign_momentum,
+            by_examples=config.sign_weighting == "examples",
+            upload=config.upload,
+            local_only=config.local_only,
+            **shared,
+        )
     if config.method == "fedavg":
         return FedAvg(enrolment, tail=TailWeights(backbone).read(), **shared)
     return DeltaMask(
@@ -125,3 +143,19 @@ def _strategy(config: RunConfig, backbone: Backbone, classes: Sequence[str], enr
         frozen_head_rounds=config.frozen_head_rounds,
         **shared,
     )
+
+
+def _pruned(config: RunConfig, classes: int, features: int) -> NDArray[np.bool_]:
+    """Which weights HideNseek keeps, of the masked ones and of a random head."""
+    parts = build_parts(config.backbone, config.weights, config.image_size, config.masked_blocks)
+    head = random_head(classes, features, config.seed).weight if config.head == RANDOM_HEAD else None
+    return prune(parts, head, config.density, config.prune_passes)
+
+
+def _coding(config: RunConfig) -> str:
+    """How the model travels, for a person to read."""
+    if config.method == "deltamask":
+        return f"codec {config.codec}, downlink {config.downlink}"
+    if config.method == "hidenseek" and config.upload == "signs":
+        return f"signs as bits or by {config.sign_codec}"
+    return "float32 both ways"

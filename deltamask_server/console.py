@@ -14,7 +14,12 @@ HEADER = "  ".join(f"{name:>8}" for name in COLUMNS)
 
 def head_name(results: dict[str, Any]) -> str:
     """What a run's head is called; runs from before there was a choice had a linear probe."""
-    names = {"linear-probe": "linear probe", "ridge": "ridge head", "mean": "class-mean head"}
+    names = {
+        "linear-probe": "linear probe",
+        "ridge": "ridge head",
+        "mean": "class-mean head",
+        "random": "random head",
+    }
     return names[results["config"].get("head", "linear-probe")]
 
 
@@ -57,9 +62,10 @@ def summary(results: dict[str, Any], folder: Path) -> str:
         )
         masked = results["model"]["masked_parameters"]
         lines += [
-            f"Accuracy    {head_name(results)} {before:.4f} -> {_forms(last['accuracy'], fewer)}",
+            f"Accuracy    {head_name(results)} {before:.4f} -> {_forms(results, last['accuracy'], fewer)}",
             f"Uplink      {_mean(rounds, 'uplink'):.4f} bits per parameter and client, mean of {len(rounds)} rounds "
             f"({masked:,} masked parameters; float32 is 32)",
+            *_kept_lines(results, _mean(rounds, "uplink")),
             f"            {_total(rounds, 'uplink'):,} bytes in all, "
             f"and {sum(probe['uplink']['payload_bytes'].values()):,} for the head",
             f"Downlink    {_mean(rounds, 'downlink'):.2f} bits per parameter and client, "
@@ -76,9 +82,16 @@ def summary(results: dict[str, Any], folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _forms(accuracy: dict[str, float], fewer: str) -> str:
+def _kept_lines(results: dict[str, Any], bpp: float) -> list[str]:
+    """Under HideNseek, the same bits by the weights that pruning has kept."""
+    kept, masked = results["model"].get("kept_parameters"), results["model"]["masked_parameters"]
+    return [] if kept is None else [f"            {bpp * masked / kept:.4f} bits for each of {kept:,} weights kept"]
+
+
+def _forms(results: dict[str, Any], accuracy: dict[str, float], fewer: str) -> str:
     if "sample" not in accuracy:
-        return f"mean of weights {accuracy['mean']:.4f}{fewer}"
+        what = "global signs" if results["config"]["method"] == "hidenseek" else "mean of weights"
+        return f"{what} {accuracy['mean']:.4f}{fewer}"
     others = f"(sampled {accuracy['sample']:.4f}, thresholded {accuracy['threshold']:.4f})"
     return f"mean mask {accuracy['mean']:.4f}{fewer} {others}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,14 +48,18 @@ class Downlink:
         self._whole: bytes | None = None
 
     def publish(
-        self, theta: NDArray[np.uint16], server_round: int, payloads: Mapping[int, bytes], start: BetaPosterior
+        self,
+        theta: NDArray[np.uint16],
+        server_round: int,
+        payloads: Mapping[int, bytes] = MappingProxyType({}),
+        start: BetaPosterior | None = None,
     ) -> None:
         """A new version: theta after the masks of ``payloads`` (by slot) of ``server_round`` were folded into
-        ``start``.
+        ``start``. Signs, which no shared mask tells anything of, come without either.
         """
         before = theta_digest(self._theta)
         if self._form in ("exact", "relay") and theta_digest(theta) != before:
-            if self._form == "exact":
+            if self._form == "exact" or start is None:
                 data = pack_exact(theta, self._theta, self._seed, server_round, list(payloads))
             else:
                 data = pack_relay(theta, self._theta, start, self._clip, server_round, payloads)

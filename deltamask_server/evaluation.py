@@ -4,12 +4,15 @@ in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from common.codecs import SharedState
 from common.models import Activations, Backbone, Head, TailWeights, score
+from common.models.sign_network import SignNetwork
 from common.theta import ONE, probabilities
 from common.uniforms import SERVER_CLIENT
 
@@ -52,9 +55,14 @@ class Evaluator:
         with TailWeights(self._backbone).borrowed(tail):
             return self._score(head)
 
+    def signs(self, network: SignNetwork, head: Head, positive: NDArray[np.bool_]) -> float:
+        """Accuracy with signs on what pruning has left of the backbone."""
+        network.load(head, positive.astype(np.float32) * 2 - 1)
+        return self._score(network.logits)
+
     def _accuracy(self, multiplier: torch.Tensor, head: Head) -> float:
         self._backbone.masks.set_multiplier(multiplier)
         return self._score(head)
 
-    def _score(self, head: Head) -> float:
+    def _score(self, head: Callable[[torch.Tensor], torch.Tensor]) -> float:
         return score(self._backbone.tail, head, self._activations, self._labels, self._batch_size)[1]

@@ -1,6 +1,7 @@
 """A round, whatever the method: who is asked, what they lack, which replies count, and when a round has failed.
 
-A method is a subclass that says how its global model travels and what a reply does to it: `DeltaMask`, `FedAvg`.
+A method is a subclass that says how its global model travels and what a reply does to it: `DeltaMask`, `HideNseek`,
+`FedAvg`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from common.messages import (
     unpack_update,
 )
 from common.models import Head, get_head
+from common.models.heads.random_head import RANDOM_HEAD, random_head
 from common.uniforms import SERVER_CLIENT, stream_seed
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
@@ -83,7 +85,7 @@ class RoundStrategy(Strategy):
     quorum
         Usable replies that a round needs.
     head_kind
-        How the head is fitted: ``linear-probe``, ``ridge`` or ``mean``.
+        How the head is fitted: ``linear-probe``, ``ridge``, ``mean``, or ``random``: not at all.
     """
 
     def __init__(
@@ -104,7 +106,9 @@ class RoundStrategy(Strategy):
         self._class_names, self._validate = tuple(class_names), validate
         self._seed, self._participation, self._quorum = seed, participation, quorum
         self.head = Head(np.zeros((classes, features), np.float32), np.zeros(classes, np.float32))
-        self._head_kind = get_head(head_kind)
+        self._head_name = head_kind
+        if head_kind == RANDOM_HEAD:
+            self.head = random_head(classes, features, seed)
         self._head_trained = False
         """Whether a round has trained the head: it is then new to everybody, also to those who missed rounds."""
         self.tally = Tally(())
@@ -160,16 +164,19 @@ class RoundStrategy(Strategy):
     # -- the head round ------------------------------------------------------------------------------------------------
 
     def fit_head(self, grid: Grid, timeout: float) -> Tally:
-        """Have every connected client measure its features once, and make the head of what all sent.
+        """Have every connected client measure its features once, and make the head of what all sent. A random head
+        asks nobody.
 
         Raises
         ------
         RoundError
             If fewer replies than the quorum are usable.
         """
+        if self._head_name == RANDOM_HEAD:
+            return Tally(())
         clients = self._enrolment.online(grid)
         self._address(clients, dict.fromkeys(clients, pack_classes(self._class_names)), HEAD, "head")
-        kind, shape = self._head_kind, (self._classes, self._features)
+        kind, shape = get_head(self._head_name), (self._classes, self._features)
         statistics: dict[int, tuple[bytes, int]] = {}
 
         def keep(client: int, update: Update) -> None:

@@ -51,14 +51,15 @@ class RunFolder:
         self._write_results()
         self._point_latest()
 
-    def set_model(self, name: str, digest: bytes, segments: tuple[int, ...]) -> None:
-        """Record the frozen model."""
+    def set_model(self, name: str, digest: bytes, segments: tuple[int, ...], kept: int | None = None) -> None:
+        """Record the frozen model, and how many of its masked weights pruning has kept."""
         self._masked = sum(segments)
         self.results["model"] = {
             "name": name,
             "masked_parameters": self._masked,
             "masked_tensors": len(segments),
             "digest": digest.hex(),
+            **({} if kept is None else {"kept_parameters": kept}),
         }
         self._write_results()
 

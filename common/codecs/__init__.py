@@ -16,6 +16,7 @@ from typing import Any
 
 from common.codecs.base import Codec
 from common.codecs.bitmap import Bitmap
+from common.codecs.bits import Bits
 from common.codecs.bloom import Bloom
 from common.codecs.exact import Exact
 from common.codecs.fuse import Fuse8, Fuse16, Fuse32
@@ -27,7 +28,7 @@ from common.wire import peek_codec
 __all__ = ["Codec", "SharedState", "available_codecs", "codec_of", "get_codec"]
 
 _CODECS: dict[str, type[Codec]] = {
-    codec.name: codec for codec in (Fuse8, Fuse16, Fuse32, Exact, Relative, Bitmap, Bloom)
+    codec.name: codec for codec in (Fuse8, Fuse16, Fuse32, Exact, Relative, Bitmap, Bits, Bloom)
 }
 
 

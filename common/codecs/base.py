@@ -137,7 +137,7 @@ class Codec(ABC):
         return 1
 
     def _header(self, shared: SharedState, n: int, version: int) -> Header:
-        return Header(self.number, shared.round, shared.slot, shared.d, n, shared.digest, version=version)
+        return Header(self.number, shared.round, shared.slot, shared.d, n, shared.digest, shared.method, version)
 
     @abstractmethod
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:

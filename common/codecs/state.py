@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.theta import quantise, theta_digest
 from common.uniforms import stream_key, uniforms
+from common.wire import METHODS
 
 __all__ = ["SharedState"]
 
@@ -42,6 +44,8 @@ class SharedState:
     round: int
     slot: int
     segments: tuple[int, ...] | None = None
+    method: ClassVar[int] = METHODS["deltamask"]
+    """The method's number in payload headers."""
 
     def __post_init__(self) -> None:
         if self.theta.ndim != 1 or self.theta.dtype != np.uint16:

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from common.models.remember_bits import RememberBits
 
-__all__ = ["MaskedWeight", "Masks", "SampledMask"]
+__all__ = ["MaskedWeight", "Masks", "SampledMask", "SignMask"]
 
 
 class SampledMask(torch.autograd.Function):
@@ -45,14 +45,38 @@ class SampledMask(torch.autograd.Function):
         return (grads[0] * weight).mul_(slope), None, None
 
 
+class SignMask(torch.autograd.Function):
+    """``w * sign(s)``, and the straight-through gradient ``dL/ds = dL/d(w sign(s)) * w``; sign(0) = +1.
+
+    Where w is 0, as pruned weights are, scores get no gradient. Source: arXiv 2206.04385 learns signs; how is our
+    choice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, score: torch.Tensor, weight: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
+        """All three tensors have one shape; ``sign`` is int8, of the score."""
+        ctx.save_for_backward(weight)
+        return weight * sign
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """Gradient of the scores only."""
+        (weight,) = ctx.saved_tensors
+        return grads[0] * weight, None, None
+
+
 class MaskedWeight(nn.Module):
-    """The mask of one frozen tensor: sampled anew in every training forward, or a fixed multiplier for evaluation."""
+    """The mask of one frozen tensor: sampled anew in every training forward, a fixed multiplier for evaluation, or the
+    signs of the scores, for both.
+    """
 
     def __init__(self, weight: torch.Tensor, generator: torch.Generator, remember: RememberBits) -> None:
         super().__init__()
         self.score = nn.Parameter(torch.zeros_like(weight))
         self.generator, self.remember = generator, remember
         self.multiplier: torch.Tensor | None = None
+        self.base: torch.Tensor | None = None
+        """What signs multiply in the place of the frozen tensor; None where there is a mask instead."""
         self._holding = False
         self._held: torch.Tensor | None = None
 
@@ -60,7 +84,10 @@ class MaskedWeight(nn.Module):
         """Return the masked weight."""
         if self._held is not None:
             return self._held
-        masked = self._sample(weight) if self.multiplier is None else weight * self.multiplier
+        if self.base is not None:
+            masked = self._signed(self.base)
+        else:
+            masked = self._sample(weight) if self.multiplier is None else weight * self.multiplier
         if self._holding:
             self._held = masked
         return masked
@@ -79,6 +106,13 @@ class MaskedWeight(nn.Module):
         masked: torch.Tensor = SampledMask.apply(self.score, weight, mask)
         self.remember.note(masked, weight, mask)
         return masked
+
+
+    def _signed(self, base: torch.Tensor) -> torch.Tensor:
+        sign = (self.score.detach() >= 0).to(torch.int8).mul_(2).sub_(1)
+        signed: torch.Tensor = SignMask.apply(self.score, base, sign)
+        self.remember.note(signed, base, sign)
+        return signed
 
 
 class Masks:
@@ -100,6 +134,7 @@ class Masks:
         self.generator = torch.Generator(device=device)
         remember = RememberBits(model)
         self._masks: list[MaskedWeight] = []
+        self._places: list[tuple[Any, str]] = list(tensors)
         for module, name in tensors:
             mask = MaskedWeight(getattr(module, name), self.generator, remember)
             parametrize.register_parametrization(module, name, mask, unsafe=True)
@@ -124,7 +159,25 @@ class Masks:
         with torch.no_grad():
             for mask, part in self._split(scores):
                 mask.score.copy_(part)
-                mask.multiplier = None
+                mask.multiplier = mask.base = None
+
+    def load_signs(self, base: torch.Tensor, scores: torch.Tensor) -> None:
+        """From now on, use the flat vector ``base`` ``(d,)``, 0 where it is pruned, times the signs of flat scores
+        ``(d,)``, in the place of the frozen weights.
+        """
+        self.load_scores(scores)
+        for mask, part in self._split(base):
+            mask.base = part.to(mask.score.device, mask.score.dtype)
+
+    @torch.no_grad()
+    def weights(self) -> torch.Tensor:
+        """The frozen masked weights, a flat float32 vector ``(d,)`` on the CPU."""
+        return torch.cat([module.parametrizations[name].original.flatten().cpu() for module, name in self._places])
+
+    @torch.no_grad()
+    def scores(self) -> torch.Tensor:
+        """The scores, a flat float32 vector ``(d,)`` on the CPU."""
+        return torch.cat([mask.score.flatten().cpu() for mask in self._masks])
 
     def probabilities(self) -> torch.Tensor:
         """``sigmoid(s)`` as a flat float32 vector ``(d,)`` on the CPU."""
@@ -136,12 +189,12 @@ class Masks:
         probabilities.
         """
         for mask, part in self._split(multiplier):
-            mask.multiplier = part.to(mask.score.device, mask.score.dtype)
+            mask.multiplier, mask.base = part.to(mask.score.device, mask.score.dtype), None
 
     def unmask(self) -> None:
         """Use the frozen weights as they are from now on (every mask bit 1)."""
         for mask in self._masks:
-            mask.multiplier = torch.ones((), device=mask.score.device)
+            mask.multiplier, mask.base = torch.ones((), device=mask.score.device), None
 
     def _split(self, flat: torch.Tensor) -> Iterator[tuple[MaskedWeight, torch.Tensor]]:
         for mask, part in zip(self._masks, torch.split(flat, list(self.segments)), strict=True):

@@ -56,7 +56,7 @@ class RememberBits:
         product, weight
             Floats of one shape; ``weight`` is frozen.
         mask
-            bool, of the same shape.
+            bool or int8 (signs), of the same shape.
         """
         if self._running:
             self._products[_address(product)] = weakref.ref(product), weight, mask

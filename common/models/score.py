@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,14 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.models.activations import Activations
-from common.models.heads import Head
 
 __all__ = ["score"]
 
 
 @torch.no_grad()
 def score(
-    tail: nn.Module, head: Head, activations: Activations, labels: NDArray[np.int64], batch_size: int
+    tail: nn.Module, head: Callable[[torch.Tensor], torch.Tensor], activations: Activations, labels: NDArray[np.int64], batch_size: int
 ) -> tuple[float, float]:
     """Mean cross-entropy, and the share of images named right; both 0 without images.
 

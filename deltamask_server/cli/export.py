@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deltamask_server.cli.output import fail
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from common.models import Head
 
 __all__ = ["export"]
 
@@ -32,34 +38,64 @@ def export(
 ) -> None:
     """Write the fine-tuned model of a run as a .safetensors file, for `deltamask predict` and common.load_finetuned.
 
-    Exit status 1 if the folder holds no finished run of the method deltamask.
+    Runs of the method hidenseek have one form, whatever --form says: two bits a masked weight. Exit status 1 if the
+    folder holds no finished run, or one of the method fedavg.
     """
     from safetensors import SafetensorError, safe_open
 
-    from common.errors import ModelError
-    from common.finetuned import write_finetuned
+    from common.errors import DeltaMaskError
+    from common.finetuned import write_finetuned, write_signs
     from common.models import Head
 
-    source, target = run / "model.safetensors", out or run / f"{form.value}.safetensors"
+    source = run / "model.safetensors"
     try:
         with safe_open(source, "np") as file:
             about = file.metadata() or {}
-            if "theta" not in file.keys():  # noqa: SIM118 - no mapping
-                fail(f"{source}: no theta in it: export is for runs of the method deltamask", 1)
-            theta = file.get_tensor("theta")
-            head = Head(file.get_tensor("head.weight"), file.get_tensor("head.bias"))
+            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        if not {"theta", "signs"} & set(tensors):
+            fail(f"{source}: no theta in it: export is for runs of the methods deltamask and hidenseek", 1)
         config = json.loads(about["config"])
-        write_finetuned(
-            target,
-            form.value,
-            theta,
-            head,
-            backbone=about["backbone"],
-            image_size=config["image-size"],
-            masked_blocks=config["masked-blocks"],
-            digest=about["backbone_digest"],
-            classes=tuple(json.loads(about.get("classes", "[]"))),
-        )
-    except (OSError, SafetensorError, KeyError, ValueError, ModelError) as error:
+        head = Head(tensors["head.weight"], tensors["head.bias"])
+        place: dict[str, Any] = {
+            "backbone": about["backbone"],
+            "image_size": config["image-size"],
+            "masked_blocks": config["masked-blocks"],
+            "digest": about["backbone_digest"],
+            "classes": tuple(json.loads(about.get("classes", "[]"))),
+        }
+        what = form.value if "theta" in tensors else "signs"
+        target = out or run / f"{what}.safetensors"
+        if what == "signs":
+            signs, head = _signs(tensors, head, config, about)
+            write_signs(target, signs, head, magnitudes=config["sign-magnitudes"], **place)
+            count = len(signs)
+        else:
+            write_finetuned(target, what, tensors["theta"], head, **place)
+            count = len(tensors["theta"])
+    except (OSError, SafetensorError, KeyError, ValueError, DeltaMaskError) as error:
         fail(f"{source}: {type(error).__name__}: {error}; a finished run leaves this file", 1)
-    typer.echo(f"{target}: {target.stat().st_size:,} bytes, {form.value} of {len(theta):,} masked weights")
+    typer.echo(f"{target}: {target.stat().st_size:,} bytes, {what} of {count:,} masked weights")
+
+
+def _signs(
+    tensors: dict[str, Any], head: Head, config: dict[str, Any], about: dict[str, str]
+) -> tuple[NDArray[np.int8], Head]:
+    """Signs of the backbone's masked weights (0 is pruned), and the head with its own signs if it is a random one."""
+    import numpy as np
+
+    from common.models import Head
+    from common.models.heads.random_head import RANDOM_HEAD
+    from common.models.outline import outline
+    from common.models.subnetwork import Subnetwork
+
+    place = outline(about["backbone"], config["image-size"], config["masked-blocks"])
+    sizes = tuple(int(np.prod(shape)) for _, shape in place.tensors)
+    signs_head = config["head"] == RANDOM_HEAD
+    subnetwork = Subnetwork.unchecked(tensors["subnetwork"].tobytes(), sizes + (head.weight.size,) * signs_head)
+    signs = subnetwork.spread(tensors["signs"].astype(np.float32) * 2 - 1)
+    tail, rest = np.split(signs, [sum(sizes)])
+    if signs_head:
+        kept = Subnetwork(rest != 0, (rest.size,))
+        weight = kept.prepare(head.weight.ravel(), config["sign-magnitudes"]) * rest
+        head = Head(weight.reshape(head.weight.shape), head.bias)
+    return tail.astype(np.int8), head

@@ -101,14 +101,15 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     """
     from common.codecs import codec_of
     from common.errors import ChecksumMismatch, PayloadError, WrongFormat, WrongModel
+    from common.weights_payload import PLAIN
     from common.wire import HEADER_BYTES, METHODS, read_header
 
     header, intact = read_header(payload)
     methods = {number: name for name, number in METHODS.items()}
     if header.method not in methods:
         raise WrongFormat(f"method {header.method}: there is no such method")
-    if methods[header.method] == "fedavg":
-        return _explain_weights(payload)
+    if header.codec == PLAIN:
+        return _explain_weights(payload, methods[header.method])
     codec = codec_of(payload)
     lines = [
         ("format", f"wire version {header.version}, method {methods[header.method]}"),
@@ -138,23 +139,23 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     return [*lines, *zip(names, sizes, strict=True), ("mask", _NOT_DECODED)], refused
 
 
-def _explain_weights(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]:
-    """As `explain`, for the plain float32 weights of FedAvg."""
+def _explain_weights(payload: bytes, method: str) -> tuple[list[tuple[str, str]], PayloadError | None]:
+    """As `explain`, for plain float32: weights of FedAvg, scores of HideNseek."""
     from common.errors import PayloadError
     from common.weights_payload import unpack_weights
     from common.wire import HEADER_BYTES, read_header
 
     header, intact = read_header(payload)
     lines = [
-        ("format", f"wire version {header.version}, method fedavg: float32, not compressed"),
+        ("format", f"wire version {header.version}, method {method}: float32, not compressed"),
         ("round, slot", f"{header.round:,}, {header.slot:,}"),
-        ("parameters", f"{header.d:,}: the tail's, then the head's"),
+        ("parameters", f"{header.d:,}" + (": the tail's, then the head's" if method == "fedavg" else "")),
         ("base digest", header.theta_digest.hex()),
         ("checksum", "fits" if intact else "does not fit"),
         ("bytes", f"{len(payload):,} in all, {HEADER_BYTES} of them header"),
     ]
     try:
-        weights = unpack_weights(payload, header.d, header.round, header.slot, header.theta_digest)
+        weights = unpack_weights(payload, header.d, header.round, header.slot, header.theta_digest, header.method)
     except PayloadError as error:
         return lines, error
     values = f"{weights.min():.4g} to {weights.max():.4g}" if len(weights) else "none"

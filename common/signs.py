@@ -1,0 +1,68 @@
+"""Signs as a global model: what HideNseek's server and clients agree on between two rounds.
+
+A sign is kept as one of two values of theta's grid, so that codecs, downlink and the clients' store serve signs as they
+serve probabilities. `SignState` draws no randomness: "mask bit 1" is "sign +1", on both sides and for everybody. So a
+client's delta is the flips against the last global signs, and all of them are sent.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.codecs import SharedState, get_codec
+from common.wire import METHODS
+
+__all__ = ["SignState", "encode_signs", "positive_signs", "signs_to_theta"]
+
+_PLUS, _MINUS, _BETWEEN = np.uint16(49_152), np.uint16(16_384), np.uint16(32_768)
+
+
+class SignState(SharedState):
+    """Global signs, `signs_to_theta`, in the place of theta, and a constant in the place of the shared uniforms."""
+
+    method: ClassVar[int] = METHODS["hidenseek"]
+
+    @cached_property
+    def uniforms(self) -> NDArray[np.uint16]:
+        """Between the two values everywhere, uint16 ``(n,)``: sign +1 is mask bit 1."""
+        return np.full(self.d, _BETWEEN, dtype=np.uint16)
+
+
+def signs_to_theta(positive: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """Signs as values of the grid.
+
+    Parameters
+    ----------
+    positive
+        bool ``(n,)``, true where the sign is +1.
+    """
+    return np.where(positive, _PLUS, _MINUS)
+
+
+def positive_signs(theta: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """The inverse of `signs_to_theta`."""
+    return theta > _BETWEEN
+
+
+def encode_signs(positive: NDArray[np.bool_], shared: SignState, codec: str) -> bytes:
+    """Encode local signs: their flips against the global ones, or the signs themselves where that is shorter.
+
+    Parameters
+    ----------
+    positive
+        bool ``(n,)``.
+    shared
+        What both sides know.
+    codec
+        Name of the codec of the flips.
+
+    Returns
+    -------
+    The whole payload; its header says which of the two it is.
+    """
+    local = positive.astype(np.float32)
+    return min((get_codec(name).encode(local, shared) for name in (codec, "bits")), key=len)

@@ -1,0 +1,180 @@
+"""HideNseek as a Flower Strategy: a network pruned once, whose clients learn the signs of what is left.
+
+Vallapuram et al.: HideNseek: Federated Lottery Ticket via Server-side Pruning and Sign Supermask, arXiv 2206.04385.
+Only what its abstract says is known to us (server-side pruning at initialisation, without data, by synaptic saliency;
+clients optimise a sign mask that multiplies the unpruned weights); the rest is our choice, see docs/hidenseek.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from numpy.typing import NDArray
+
+from common.codecs import codec_of
+from common.downlink import join_chain, pack_same
+from common.errors import BadMetric
+from common.messages import Update, pack_global
+from common.models import Backbone
+from common.models.heads.random_head import RANDOM_HEAD
+from common.models.sign_network import SignNetwork, network_segments, network_weights
+from common.models.subnetwork import Magnitudes, Subnetwork
+from common.signs import SignState, positive_signs, signs_to_theta
+from common.theta import theta_digest
+from common.weights_payload import unpack_weights, weights_bytes, weights_digest
+from common.wire import METHODS, Header, max_payload_bytes, unpack_payload
+from deltamask_server.downlink import Downlink
+from deltamask_server.enrolment import Enrolment
+from deltamask_server.evaluation import Evaluator
+from deltamask_server.rounds import RoundStrategy
+
+__all__ = ["HideNseek"]
+
+_METHOD = METHODS["hidenseek"]
+_FRACTION_BITS = 26
+_MOST_EXAMPLES = 2**28
+
+
+class HideNseek(RoundStrategy):
+    """Signs by majority, with a memory.
+
+    Each round, the mean of the clients' signs enters an exponential moving average, whose sign is the new global one;
+    where the average is 0, the old sign stays. Sums are integers, so that the order of replies does not matter.
+
+    Parameters
+    ----------
+    enrolment
+        Knows which clients are connected.
+    backbone
+        The frozen network; its masks are overwritten.
+    kept
+        What pruning leaves of the weights, bool ``(d,)``: the masked ones of the backbone, and of a random head.
+    magnitudes
+        ``own`` or ``constant``, see `common.models.subnetwork`.
+    momentum
+        Share of the old average in the new one, in [0, 1); 0 is a majority vote of one round.
+    by_examples
+        Whether a client counts as often as it has examples, or once.
+    upload
+        ``signs``, or as an ablation ``scores``: float32, averaged, and sent back.
+    local_only
+        The control: clients go on from their own signs, and send nothing.
+    options
+        What `RoundStrategy` takes.
+    """
+
+    def __init__(
+        self,
+        enrolment: Enrolment,
+        *,
+        backbone: Backbone,
+        kept: NDArray[np.bool_],
+        magnitudes: Magnitudes = "own",
+        momentum: float = 0.0,
+        by_examples: bool = True,
+        upload: Literal["signs", "scores"] = "signs",
+        local_only: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(enrolment, **options)
+        signed_head = self.head if self._head_name == RANDOM_HEAD else None
+        self._subnetwork = Subnetwork(kept, network_segments(backbone, signed_head))
+        prepared = self._subnetwork.prepare(network_weights(backbone, signed_head), magnitudes)
+        self._packed = self._subnetwork.to_bytes(prepared)
+        self._network = SignNetwork(backbone, self._subnetwork, prepared)
+        self._momentum, self._by_examples, self._upload, self._local_only = momentum, by_examples, upload, local_only
+        n = self._subnetwork.n
+        self.theta = signs_to_theta(np.ones(n, np.bool_))
+        """Global signs, `common.signs`; all +1 at the start."""
+        self._average = np.zeros(n)
+        self._scores = np.ones(n, np.float32)
+        self._sum, self._weight = np.zeros(n, np.int64), 0
+        self._downlink = Downlink("exact", self._subnetwork.kept_segments, self._seed, self.theta)
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """Sizes of the tensors before pruning."""
+        return self._subnetwork.segments
+
+    @property
+    def n(self) -> int:
+        """Kept weights."""
+        return self._subnetwork.n
+
+    @property
+    def digest(self) -> bytes:
+        """Of the global signs, or scores."""
+        return weights_digest(self._scores) if self._upload == "scores" else theta_digest(self.theta)
+
+    def message(self, held: bytes | None) -> bytes:
+        """A chain of versions of the signs, from the one held; or scores."""
+        if self._upload == "scores":
+            return self._scores.astype("<f4").tobytes()
+        if self._local_only and held is not None:
+            return join_chain([pack_same(self.theta)])  # of no use to a client that holds signs of its own
+        return self._downlink.message(held)
+
+    def arrays(self) -> ArrayRecord:
+        """With the subnetwork, for clients that hold nothing."""
+        return pack_global(self.message(None), self.head, self._packed)
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """Of the codecs, or of scores."""
+        return max(max_payload_bytes(self.n), weights_bytes(self.n))
+
+    def begin_round(self, server_round: int) -> None:
+        """Start a sum."""
+        self._sum, self._weight = np.zeros(self.n, np.int64), 0
+
+    def accept(self, update: Update, server_round: int, slot: int) -> None:
+        """Decode one client's signs, or scores, and add them."""
+        if self._local_only:
+            unpack_payload(update.payload, Header(0, server_round, slot, 0, 0, bytes(8), _METHOD))
+            return
+        weight = update.examples if self._by_examples else 1
+        if self._weight + weight > _MOST_EXAMPLES:
+            raise BadMetric(f"{weight:,} examples; a round may have {_MOST_EXAMPLES:,}")
+        if self._upload == "scores":
+            found = unpack_weights(update.payload, self.n, server_round, slot, self.digest, _METHOD)
+            self._sum += np.rint(found.astype(np.float64) * 2**_FRACTION_BITS).astype(np.int64) * weight
+        else:
+            shared = SignState(self.theta, self._seed, server_round, slot, self._subnetwork.kept_segments)
+            positive = codec_of(update.payload).decode(update.payload, shared)
+            self._sum += np.where(positive, weight, -weight)
+        self._weight += weight
+
+    def end_round(self, server_round: int) -> None:
+        """The sign of the moving average becomes the global sign."""
+        if self._local_only:
+            return
+        if self._upload == "scores":
+            self._scores = (self._sum / (self._weight * 2.0**_FRACTION_BITS)).astype(np.float32)
+            self.theta = signs_to_theta(self._scores >= 0)
+            return
+        self._average = self._momentum * self._average + (1 - self._momentum) * (self._sum / self._weight)
+        old = positive_signs(self.theta)
+        self.theta = signs_to_theta(np.where(self._average == 0, old, self._average > 0))
+        self._downlink.publish(self.theta, server_round)
+
+    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, float]:
+        """Accuracy of the global signs."""
+        return {"mean": evaluator.signs(self._network, self.head, positive_signs(self.theta))}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Signs of the kept weights (uint8, 1 is +1), and the subnetwork as it travels (uint8)."""
+        return {
+            "signs": torch.from_numpy(positive_signs(self.theta).astype(np.uint8)),
+            "subnetwork": torch.from_numpy(np.frombuffer(self._packed, np.uint8).copy()),
+        }
+
+    def summary(self) -> None:
+        """Print what this strategy is."""
+        total = sum(self.segments)
+        print(
+            f"HideNseek: {self.n:,} of {total:,} weights kept ({100 * self.n / total:.2f} %) in {len(self.segments)} "
+            f"tensors, quorum {self._quorum}" + (", local only: nothing is sent" if self._local_only else "")
+        )
