@@ -31,7 +31,8 @@ class Plan:
 
     name: str
     config: dict[str, Any]
-    """The run config; ``dataset`` and ``weights`` name files of the data folder."""
+    """The run config; ``dataset`` and ``weights``, if they are files, name those of the data folder."""
+    supernodes: int = 10
 
 
 def load(experiment: str, pattern: str) -> list[dict[str, Any]]:
@@ -41,10 +42,9 @@ def load(experiment: str, pattern: str) -> list[dict[str, Any]]:
 
 
 def _run(plan: Plan, data: Path, folder: Path) -> Path:
-    local = {
-        "dataset": f"npz:{data / plan.config['dataset']}",
-        "weights": str(data / plan.config["weights"]),
-    }
+    local = {"dataset": f"npz:{data / plan.config['dataset']}"}
+    if str(plan.config.get("weights", "")).endswith(".safetensors"):
+        local["weights"] = str(data / plan.config["weights"])
     with tempfile.TemporaryDirectory(prefix="deltamask-experiment-") as workplace:
         config = Path(workplace) / "run.toml"
         # JSON's strings, numbers and booleans are TOML's too.
@@ -54,7 +54,8 @@ def _run(plan: Plan, data: Path, folder: Path) -> Path:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
         }
-        command = [sys.executable, str(ROOT / "deploy" / "simulate.py"), "--supernodes", "10", "--run-config", config]
+        command = [sys.executable, str(ROOT / "deploy" / "simulate.py"), "--supernodes", str(plan.supernodes)]
+        command += ["--run-config", str(config)]
         done = subprocess.run(command, cwd=workplace, env=environment, check=False, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{plan.name} failed:\n{done.stdout}{done.stderr}")
@@ -79,6 +80,8 @@ def _condense(results: dict[str, Any]) -> dict[str, Any]:
             {
                 "round": entry["round"],
                 "accuracy": entry["accuracy"],
+                **({"personal": _spread(entry["personal"])} if entry.get("personal") else {}),
+                "seconds": round(sum(entry["seconds"][phase] for phase in ("configure", "train")), 1),
                 **{
                     way: {"bpp": round(entry[way]["bpp"], 6), "bytes": _total(entry[way])}
                     for way in ("uplink", "downlink")
@@ -89,6 +92,10 @@ def _condense(results: dict[str, Any]) -> dict[str, Any]:
             for entry in results["rounds"]
         ],
     }
+
+
+def _spread(personal: dict[str, Any]) -> dict[str, float]:
+    return {key: round(personal[key], 6) for key in ("mean", "worst_decile", "std")}
 
 
 def _total(traffic: dict[str, Any]) -> int:
