@@ -73,9 +73,7 @@ def test_the_majority_by_examples_decides_whoever_answers_first(backbone) -> Non
         strategy = hidenseek(backbone)
         signs = [random_signs(strategy, client) for client in range(3)]
         weights = [5, 4, 2]
-        nodes = {
-            number: node(strategy, client, [signs[client]], weights[client]) for client, number in enumerate(ids)
-        }
+        nodes = {number: node(strategy, client, [signs[client]], weights[client]) for client, number in enumerate(ids)}
         play(strategy, nodes)
         found.append(positive_signs(strategy.theta))
     votes = sum(w * np.where(s, 1, -1) for w, s in zip(weights, signs, strict=True))

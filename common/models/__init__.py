@@ -4,7 +4,7 @@ from common.models.activations import Activations
 from common.models.backbone import Backbone, load_backbone
 from common.models.heads import Head, HeadKind, get_head
 from common.models.input_spec import InputSpec
-from common.models.masking import MaskedWeight, Masks, SampledMask
+from common.models.masking import MaskedWeight, Masks, SampledMask, SignMask
 from common.models.preprocess import preprocess
 from common.models.score import score
 from common.models.tail_weights import TailWeights
@@ -19,6 +19,7 @@ __all__ = [
     "MaskedWeight",
     "Masks",
     "SampledMask",
+    "SignMask",
     "TailWeights",
     "Views",
     "get_head",

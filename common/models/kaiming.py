@@ -32,7 +32,3 @@ def kaiming_uniform(key: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     centred = 2 * (lanes[0::2] + (lanes[1::2] << 16)) + 1 - 2**32  # odd numbers, as many below 0 as above
     step = sqrt(6 / prod(shape[1:])) / 2**32
     return (centred * step).astype(np.float32).reshape(shape)
-
-
-def _block(**modules: nn.Module) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(modules))

@@ -107,7 +107,6 @@ class MaskedWeight(nn.Module):
         self.remember.note(masked, weight, mask)
         return masked
 
-
     def _signed(self, base: torch.Tensor) -> torch.Tensor:
         sign = (self.score.detach() >= 0).to(torch.int8).mul_(2).sub_(1)
         signed: torch.Tensor = SignMask.apply(self.score, base, sign)

@@ -17,7 +17,11 @@ __all__ = ["score"]
 
 @torch.no_grad()
 def score(
-    tail: nn.Module, head: Callable[[torch.Tensor], torch.Tensor], activations: Activations, labels: NDArray[np.int64], batch_size: int
+    tail: nn.Module,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    activations: Activations,
+    labels: NDArray[np.int64],
+    batch_size: int,
 ) -> tuple[float, float]:
     """Mean cross-entropy, and the share of images named right; both 0 without images.
 

@@ -23,6 +23,7 @@ CODECS: dict[str, tuple[str, dict[str, object]]] = {
     "exact": ("exact", {}),
     "relative": ("relative", {"preset": "fast"}),
     "bitmap": ("bitmap", {}),
+    "bits": ("bits", {}),
     "bloom": ("bloom", {}),
 }
 every_codec = pytest.mark.parametrize("name", CODECS)

@@ -36,8 +36,11 @@ RUNS: dict[str, dict[str, str | float | bool]] = {
     "relative-relayed": {"codec": "relative", "downlink": "relay"},
     "bitmap": {"codec": "bitmap"},
     "bloom": {"codec": "bloom"},
+    "bits": {"codec": "bits"},
     "fedavg": {"method": "fedavg"},
+    "hidenseek": {"method": "hidenseek", "backbone": "lenet", "masked-blocks": 0, "head": "random", "density": 0.2},
 }
+CODING = {"fedavg": "float32 both ways", "hidenseek": "signs as bits or by exact"}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,8 @@ def test_deployment_equals_simulation(name: str, simulation: Flower, deployment:
     for flower in (simulation, deployment):
         result, log = flower.run(config, timeout=900)
         assert result["status"] == "completed", log + flower.logs()
-        assert (f"codec {RUNS[name]['codec']}," if "codec" in RUNS[name] else "float32 both ways") in log
+        coding = f"codec {RUNS[name]['codec']}," if "codec" in RUNS[name] else CODING[str(RUNS[name]["method"])]
+        assert coding in log
         results.append(result)
     simulated, deployed = results
     assert len(deployed["rounds"]) == len(simulated["rounds"]) == 2
