@@ -149,7 +149,7 @@ def _pruned(config: RunConfig, classes: int, features: int) -> NDArray[np.bool_]
     """Which weights HideNseek keeps, of the masked ones and of a random head."""
     parts = build_parts(config.backbone, config.weights, config.image_size, config.masked_blocks)
     head = random_head(classes, features, config.seed).weight if config.head == RANDOM_HEAD else None
-    return prune(parts, head, config.density, config.prune_passes)
+    return prune(parts, config.density, config.prune_passes, head)
 
 
 def _coding(config: RunConfig) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from common.codecs import get_codec
 from common.errors import TruncatedPayload, WrongModel
-from common.models.signed_constant import kept_scales, signed_constant
+from common.models.signed_constant import kept_factors, signed_constants
 from common.signs import SignState, signs_to_theta
 
 __all__ = ["Magnitudes", "Subnetwork"]
@@ -66,8 +66,8 @@ class Subnetwork:
         magnitudes
             ``own`` or ``constant``.
         """
-        sized = signed_constant(weights, self.segments) if magnitudes == "constant" else weights
-        scales = np.repeat(kept_scales(self.kept, self.segments), self.segments)
+        sized = signed_constants(weights, self.segments) if magnitudes == "constant" else weights
+        scales = np.repeat(kept_factors(self.kept, self.segments), self.segments)
         return np.where(self.kept, sized * scales, np.float32(0)).astype(np.float32)
 
     def to_bytes(self, prepared: NDArray[np.float32]) -> bytes:
