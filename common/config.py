@@ -120,6 +120,12 @@ class RunConfig(_Config):
         "evaluated round.",
     )
 
+    personal_test: bool = Field(
+        False,
+        description="Clients test the model they have just trained on the test images of the run's dataset that are of "
+        "their own classes, in every evaluated round, as LotteryFL does.",
+    )
+
     local_epochs: int = Field(3, ge=1, description="Passes over the local data in a round.")
     batch_size: int = Field(32, ge=1, description="Images in a training step; a SuperNode may have its own.")
     learning_rate: float = Field(0.1, gt=0, description="The optimiser's step on the scores.")
@@ -226,6 +232,10 @@ class RunConfig(_Config):
         if name not in names:
             raise PydanticCustomError("codec", "choose one of {names}", {"names": ", ".join(names)})
         return name
+
+    def evaluates(self, server_round: int) -> bool:
+        """Whether the model is tested after a round."""
+        return server_round % self.eval_every == 0 or server_round == self.num_server_rounds
 
     @property
     def frozen_head_rounds(self) -> int:

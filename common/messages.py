@@ -10,7 +10,8 @@
                                       "round":   ConfigRecord {round, slot}
     client -> server                  "update":  ConfigRecord {payload}      the encoded delta: one blob, one bytes
     value; where the head is trained too also {head}
-                                      "metrics": MetricRecord                every reply but the first carries it
+                                      "metrics": MetricRecord                every reply but the first carries it;
+    after training, where the run asks for it, with {personal, tested}
     server -> client   evaluate       "arrays", "classes"                    as above: how good is it on your images?
     client -> server                  "update":  ConfigRecord {holds}        no payload
                                       "metrics": MetricRecord
@@ -53,6 +54,8 @@ __all__ = [
 HELLO, HEAD, TRAIN, EVALUATE = "query", "train.head", "train", "evaluate"
 
 METRICS = ("examples", "loss", "accuracy", "seconds", "broken")
+PERSONAL = ("personal", "tested")
+"""Both or neither, beside `METRICS` in replies to ``train`` of runs with ``personal-test``."""
 _LARGEST = 1e12
 """No metric is larger, so that no sum of them overflows."""
 _DIGEST_BYTES = 8
@@ -79,7 +82,8 @@ class Update:
     """Digest of the theta that the client has kept."""
     metrics: Mapping[str, float]
     """The keys of ``METRICS``: examples (at least 1, but 0 in an evaluation), loss, accuracy in [0, 1], seconds, broken
-    (images that could not be read); all finite.
+    (images that could not be read); all finite. Those of ``PERSONAL`` where the client has tested its own model:
+    personal (accuracy, in [0, 1]), tested (images, at least 1).
     """
     head: bytes | None = None
     """The client's head, in rounds that train it."""
@@ -181,8 +185,19 @@ def pack_update(
     return RecordDict({"update": update, "metrics": MetricRecord(dict(metrics))})
 
 
-def unpack_update(content: RecordDict, max_bytes: int, with_head: bool = False) -> Update:
-    """Check the form of a reply, with or without a head; what is in payload and head is checked later.
+def unpack_update(content: RecordDict, max_bytes: int, with_head: bool = False, with_personal: bool = False) -> Update:
+    """Check the form of a reply; what is in payload and head is checked later.
+
+    Parameters
+    ----------
+    content
+        The reply.
+    max_bytes
+        No payload is larger.
+    with_head
+        There must be a head; otherwise there must be none.
+    with_personal
+        The metrics of `PERSONAL` may be there; otherwise they must not.
 
     Raises
     ------
@@ -193,7 +208,8 @@ def unpack_update(content: RecordDict, max_bytes: int, with_head: bool = False) 
     BadMetric
         If a metric is missing, not a finite number, or out of range.
     """
-    record, values = _read_reply(content, {"payload", "holds", *(["head"] if with_head else [])})
+    optional = PERSONAL if with_personal else ()
+    record, values = _read_reply(content, {"payload", "holds", *(["head"] if with_head else [])}, optional)
     payload = record.get("payload")
     if not isinstance(payload, bytes) or not payload:
         raise TruncatedPayload("the reply carries no payload")
@@ -217,14 +233,15 @@ def unpack_evaluation(content: RecordDict) -> Update:
     return Update(b"", _read_holding(record), _read_metrics(values, least_examples=0))
 
 
-def _read_reply(content: RecordDict, keys: set[str]) -> tuple[ConfigRecord, MetricRecord]:
+def _read_reply(content: RecordDict, keys: set[str], optional: Sequence[str] = ()) -> tuple[ConfigRecord, MetricRecord]:
     record, metrics = content.get("update"), content.get("metrics")
     if (
         len(content) != 2
         or not isinstance(record, ConfigRecord)
         or not isinstance(metrics, MetricRecord)
         or not set(record) <= keys
-        or len(metrics) > len(METRICS)
+        or len(metrics) > len(METRICS) + len(optional)
+        or not set(metrics) <= {*METRICS, *optional}
     ):
         raise WrongFormat(f"a reply with records {sorted(content)}; expected update and metrics with their own keys")
     return record, metrics
@@ -232,13 +249,14 @@ def _read_reply(content: RecordDict, keys: set[str]) -> tuple[ConfigRecord, Metr
 
 def _read_metrics(metrics: MetricRecord, least_examples: int) -> dict[str, float]:
     values: dict[str, float] = {}
-    for name in METRICS:
+    for name in (*METRICS, *(PERSONAL if not metrics.keys().isdisjoint(PERSONAL) else ())):
         value = metrics.get(name)
         # Compared before anything is computed: a large integer has no float, and NaN compares with nothing.
         if not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
             raise BadMetric(f"metric {name} = {value!r}; a finite number of at most {_LARGEST:g} is needed")
         values[name] = value
-    low = {"examples": least_examples, "accuracy": 0, "seconds": 0, "broken": 0}
-    if any(values[name] < bound for name, bound in low.items()) or values["accuracy"] > 1:
+    low = {"examples": least_examples, "accuracy": 0, "seconds": 0, "broken": 0, "personal": 0, "tested": 1}
+    shares = values["accuracy"], values.get("personal", 0)
+    if any(value < low.get(name, value) for name, value in values.items()) or max(shares) > 1:
         raise BadMetric(f"a metric is out of range: {values}")
     return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deltamask_client.epochs import Fit
+from deltamask_client.personal import Personal
 from deltamask_client.site import Site
 
 __all__ = ["Answer"]
@@ -21,13 +22,17 @@ class Answer:
     """Digest of the global model that the client has kept."""
     head: bytes | None = None
     """The client's head, in rounds that train it."""
+    personal: Personal | None = None
+    """How good the trained model is on test images of the client's classes, where that was asked."""
 
     def metrics(self, seconds: float) -> dict[str, float]:
-        """As they travel, `common.messages.METRICS`."""
+        """As they travel, `common.messages.METRICS` and, where there are any, `common.messages.PERSONAL`."""
+        personal = self.personal
         return {
             "examples": len(self.site.labels),
             "loss": self.fit.loss,
             "accuracy": self.fit.accuracy,
             "seconds": seconds,
             "broken": self.site.broken,
+            **({} if personal is None else {"personal": personal.accuracy, "tested": personal.images}),
         }

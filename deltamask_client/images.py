@@ -1,9 +1,12 @@
-"""A client's images, its own (``data`` of the node config) or its share of the run's dataset, and what it holds out."""
+"""A client's images, its own (``data`` of the node config) or its share of the run's dataset, what it holds out, and
+test images of some classes.
+"""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +16,7 @@ from common.data import Loaded, Split, hold_out, is_local, open_split, partition
 from common.errors import DataError
 from common.uniforms import stream_seed
 
-__all__ = ["SiteImages", "check_source", "site_images"]
+__all__ = ["Part", "SiteImages", "check_source", "site_images", "test_images"]
 
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images uint8 ``(n, height, width)`` or ``(n, height, width, 3)``, and classes int64 ``(n,)``."""
@@ -58,6 +61,8 @@ def check_source(run: RunConfig, node: NodeConfig, classes: tuple[str, ...]) -> 
     """
     if is_local(node.data or run.dataset):
         _open(run, node, classes, side=1)
+        if run.personal_test and not node.data:
+            _open_test(run.dataset, node.cache_path, classes, side=1)
 
 
 # The clients of one run in a process: a simulation worker serves many in turn.
@@ -101,6 +106,41 @@ def site_images(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], side
     if len(trained) == 0:
         raise DataError(f"{_source(run, node)}: none of {len(positions)} images can be read")
     return SiteImages(split.classes, loaded, trained, held_out)
+
+
+@functools.lru_cache(maxsize=16)
+def test_images(
+    dataset: str, limit: int, cache: Path, classes: tuple[str, ...], own: tuple[int, ...], side: int
+) -> Part:
+    """Read those test images of a dataset that are of some classes; clients with the same classes share them.
+
+    Parameters
+    ----------
+    dataset, limit
+        As in the run config: the server tests on the same images, of all classes.
+    cache
+        Folder where decoded images are kept.
+    classes
+        Class list of the run.
+    own
+        The classes wanted, by number.
+    side
+        Side of the backbone's input, pixels.
+
+    Raises
+    ------
+    DataError
+        If the test images cannot be had, or have a class that the run has not.
+    """
+    split = _open_test(dataset, cache, classes, side)
+    positions = split.balanced(limit)
+    loaded = split.load(positions[np.isin(split.labels[positions], own)])
+    return loaded.images, loaded.labels
+
+
+def _open_test(dataset: str, cache: Path, classes: tuple[str, ...], side: int) -> Split:
+    split = open_split(dataset, "test", side, cache)
+    return split.agreed(classes, f"dataset = {dataset!r}") if classes else split
 
 
 def _open(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], side: int) -> Split:

@@ -18,6 +18,7 @@ from common.theta import probabilities, theta_digest
 from common.uniforms import stream_seed
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
+from deltamask_client.personal import personal_test
 from deltamask_client.site import Site, device_of, load_site, progress_of, recipe_of
 from deltamask_client.store import Held, ThetaStore
 from deltamask_client.training import train_masks
@@ -43,7 +44,9 @@ def train_from_theta(content: RecordDict, run: RunConfig, node: NodeConfig, stor
     )
     shared = SharedState(theta, run.seed, server_round, slot, site.backbone.masks.segments)
     payload = make_codec(run, node, server_round).encode(result.theta, shared)
-    return Answer(site, result.fit, payload, holds, result.head.to_bytes() if trains_head else None)
+    site.backbone.masks.set_multiplier(torch.from_numpy(result.theta))
+    personal = personal_test(run, node, server_round, site, result.head)
+    return Answer(site, result.fit, payload, holds, result.head.to_bytes() if trains_head else None, personal)
 
 
 def evaluate_masks(content: RecordDict, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Answer:

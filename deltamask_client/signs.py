@@ -25,6 +25,7 @@ from common.weights_payload import pack_empty, pack_weights, read_weights, weigh
 from common.wire import METHODS
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
+from deltamask_client.personal import personal_test
 from deltamask_client.sign_training import initial_scores, train_signs
 from deltamask_client.site import Site, load_site, progress_of, recipe_of
 from deltamask_client.store import Held, ThetaStore
@@ -59,21 +60,24 @@ def train_from_signs(content: RecordDict, run: RunConfig, node: NodeConfig, stor
         held.head,
         site.activations,
         site.labels,
-        start := scores,
+        scores,
         recipe_of(run, node, run.sign_learning_rate),
         seed=stream_seed(run.seed, server_round, node.partition_id, "train"),
         progress=progress_of(run, site, server_round),
     )
+    personal = personal_test(run, node, server_round, site, network.logits)
     if run.local_only:  # its own signs take the place of the global ones, and nothing is sent
         own = held._replace(theta=signs_to_theta(result.positive))
         holds = theta_digest(own.theta) if store.save(own) else None
-        return Answer(site, result.fit, pack_empty(_METHOD, server_round, slot), holds)
+        return Answer(site, result.fit, pack_empty(_METHOD, server_round, slot), holds, personal=personal)
     if run.upload == "scores":
-        base = weights_digest(start)
-        return Answer(site, result.fit, pack_weights(result.scores, server_round, slot, base, _METHOD), None)
+        base = weights_digest(scores)
+        payload = pack_weights(result.scores, server_round, slot, base, _METHOD)
+        return Answer(site, result.fit, payload, None, personal=personal)
     shared = SignState(held.theta, run.seed, server_round, slot, kept_segments)
     payload = encode_signs(result.positive, shared, run.sign_codec)
-    return Answer(site, result.fit, payload, theta_digest(held.theta) if store.save(held) else None)
+    holds = theta_digest(held.theta) if store.save(held) else None
+    return Answer(site, result.fit, payload, holds, personal=personal)
 
 
 def evaluate_signs(content: RecordDict, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Answer:

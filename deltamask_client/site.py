@@ -16,7 +16,7 @@ from deltamask_client.epochs import Recipe
 from deltamask_client.images import site_images
 from deltamask_client.slow_log import SlowLog
 
-__all__ = ["Site", "device_of", "load_frozen", "load_site", "progress_of", "recipe_of"]
+__all__ = ["Site", "activations_of", "device_of", "load_frozen", "load_site", "progress_of", "recipe_of"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,28 @@ def load_site(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], valida
     backbone = load_frozen(run, node)
     local = site_images(run, node, classes, backbone.spec.size)
     images, labels = local.validation if validation else local.training
-    augmented = 0 if validation else run.augment
-    activations = Activations(
+    activations = activations_of(run, node, backbone, images, augmented=0 if validation else run.augment)
+    return Site(backbone, activations, labels, local.classes, local.broken)
+
+
+def activations_of(
+    run: RunConfig, node: NodeConfig, backbone: Backbone, images: NDArray[np.uint8], augmented: int = 0
+) -> Activations:
+    """Prefix outputs of images, uint8 ``(n, height, width)`` or with ``3`` behind it, kept where this client keeps
+    them.
+
+    Parameters
+    ----------
+    run, node
+        Configs of the run and of this client.
+    backbone
+        The frozen model.
+    images
+        What goes in.
+    augmented
+        Views of each image beside itself.
+    """
+    return Activations(
         backbone,
         images,
         keep=node.activations,
@@ -62,7 +82,6 @@ def load_site(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], valida
         precision=_precision_of(node),
         progress=SlowLog("activations: %s of %s pictures"),
     )
-    return Site(backbone, activations, labels, local.classes, local.broken)
 
 
 def recipe_of(run: RunConfig, node: NodeConfig, learning_rate: float) -> Recipe:

@@ -15,6 +15,7 @@ from common.weights_payload import join_weights, pack_weights, weights_digest
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
 from deltamask_client.full_training import train_weights
+from deltamask_client.personal import personal_test
 from deltamask_client.site import Site, load_site, progress_of, recipe_of
 from deltamask_client.store import ThetaStore
 
@@ -35,9 +36,10 @@ def train_from_weights(content: RecordDict, run: RunConfig, node: NodeConfig, st
         seed=stream_seed(run.seed, server_round, node.partition_id, "train"),
         progress=progress_of(run, site, server_round),
     )
-    return Answer(
-        site, result.fit, pack_weights(join_weights(result.tail, result.head), server_round, slot, base), None
-    )
+    with TailWeights(site.backbone).borrowed(result.tail):
+        personal = personal_test(run, node, server_round, site, result.head)
+    payload = pack_weights(join_weights(result.tail, result.head), server_round, slot, base)
+    return Answer(site, result.fit, payload, None, personal=personal)
 
 
 def evaluate_weights(content: RecordDict, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Answer:

@@ -19,7 +19,7 @@ from common.errors import DataError, DeltaMaskError
 from common.models import Activations, Backbone, TailWeights, load_backbone
 from common.models.backbone import build_parts
 from common.models.heads.random_head import RANDOM_HEAD, random_head
-from deltamask_server.console import HEADER, head_name, round_line, summary
+from deltamask_server.console import head_name, header, round_line, summary
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.fedavg import FedAvg
@@ -86,15 +86,15 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     probe = evaluator.linear_probe(strategy.head)
     folder.set_linear_probe(probe, tally, time.perf_counter() - begun)
     print(f"{head_name(folder.results)} of {len(tally.payload_bytes)} clients: accuracy {probe:.4f}")
-    print(HEADER)
+    print(header(config.personal_test))
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        if server_round % config.eval_every and server_round != config.num_server_rounds:
+        if not config.evaluates(server_round):
             return None
         return MetricRecord({**strategy.evaluate(evaluator, server_round)})
 
     def record(report: RoundReport) -> None:
-        print(round_line(folder.add_round(report)), flush=True)
+        print(round_line(folder.add_round(report), config.personal_test), flush=True)
 
     strategy.start(
         grid,
@@ -113,6 +113,7 @@ def _strategy(config: RunConfig, backbone: Backbone, classes: Sequence[str], enr
         "classes": len(classes),
         "class_names": classes,
         "validate": config.validation_fraction > 0,
+        "personal_test": config.personal_test,
         "features": backbone.features,
         "head_kind": config.head,
         "seed": config.seed,

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["COLUMNS", "HEADER", "failed_replies", "head_name", "round_cells", "round_line", "summary"]
+__all__ = ["columns", "failed_replies", "head_name", "header", "round_cells", "round_line", "summary"]
 
-COLUMNS = ("round", "mean", "sample", "thresh", "up bpp", "down bpp", "clients", "loss", "seconds")
-HEADER = "  ".join(f"{name:>8}" for name in COLUMNS)
-"""Column heads of `round_line`."""
+
+def columns(personal: bool = False) -> tuple[str, ...]:
+    """What a round is shown by; with the mean accuracy of the clients' own models in runs that test them."""
+    own = ("personal",) if personal else ()
+    return ("round", "mean", "sample", "thresh", *own, "up bpp", "down bpp", "clients", "loss", "seconds")
+
+
+def header(personal: bool = False) -> str:
+    """Column heads of `round_line`."""
+    return _line(columns(personal))
 
 
 def head_name(results: dict[str, Any]) -> str:
@@ -23,13 +31,14 @@ def head_name(results: dict[str, Any]) -> str:
     return names[results["config"].get("head", "linear-probe")]
 
 
-def round_cells(entry: dict[str, Any]) -> list[str]:
-    """One round, a cell for each of `COLUMNS`."""
+def round_cells(entry: dict[str, Any], personal: bool = False) -> list[str]:
+    """One round, a cell for each of `columns`."""
     accuracy, clients = entry["accuracy"] or {}, entry["clients"]
     seconds = sum(value for phase, value in entry["seconds"].items() if phase != "aggregate")  # it lies within "train"
     return [
         str(entry["round"]),
         *(f"{accuracy[form]:.4f}" if form in accuracy else "-" for form in ("mean", "sample", "threshold")),
+        *([f"{entry['personal']['mean']:.4f}" if entry["personal"] else "-"] if personal else []),
         f"{entry['uplink']['bpp']:.4f}",
         f"{entry['downlink']['bpp']:.2f}",
         f"{clients['ok']}/{clients['asked']}",
@@ -43,9 +52,9 @@ def failed_replies(clients: dict[str, Any]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in clients["failed"].items())
 
 
-def round_line(entry: dict[str, Any]) -> str:
-    """One round as a line under `HEADER`."""
-    line = "  ".join(f"{cell:>8}" for cell in round_cells(entry))
+def round_line(entry: dict[str, Any], personal: bool = False) -> str:
+    """One round as a line under `header`."""
+    line = _line(round_cells(entry, personal))
     return f"{line}  failed: {failed_replies(entry['clients'])}" if entry["clients"]["failed"] else line
 
 
@@ -101,12 +110,10 @@ def _clients_lines(results: dict[str, Any]) -> list[str]:
     lines = []
     validated = [entry["validation"] for entry in results["rounds"] if (entry.get("validation") or {}).get("clients")]
     if validated and validated[-1]["mean"] is not None:
-        last = validated[-1]
-        count = sum(client["examples"] > 0 for client in last["clients"].values())
-        lines.append(
-            f"Clients     accuracy on their held-out images: mean {last['mean']:.4f}, worst decile "
-            f"{last['worst_decile']:.4f}, standard deviation {last['std']:.4f} ({count} clients)"
-        )
+        lines.append(_figures("Clients     accuracy on their held-out images", validated[-1]))
+    tested = [entry["personal"] for entry in results["rounds"] if entry.get("personal")]
+    if tested:
+        lines.append(_figures("Personal    accuracy of their own models on test images", tested[-1]))
     broken: dict[str, int] = {}
     for entry in (results.get("linear_probe", {}), *results["rounds"]):
         broken |= entry.get("broken_images", {})
@@ -116,6 +123,18 @@ def _clients_lines(results: dict[str, Any]) -> list[str]:
             "out; their logs name them"
         )
     return lines
+
+
+def _figures(what: str, entry: dict[str, Any]) -> str:
+    count = sum(client["examples"] > 0 for client in entry["clients"].values())
+    return (
+        f"{what}: mean {entry['mean']:.4f}, worst decile {entry['worst_decile']:.4f}, "
+        f"standard deviation {entry['std']:.4f} ({count} clients)"
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "  ".join(f"{cell:>8}" for cell in cells)
 
 
 def _mean(rounds: list[dict[str, Any]], direction: str) -> float:

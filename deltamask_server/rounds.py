@@ -78,6 +78,8 @@ class RoundStrategy(Strategy):
         Names of the classes, for clients with images of their own; may be empty.
     validate
         Have clients evaluate the model on the images they have held out, in every round that is evaluated.
+    personal_test
+        Clients may report how good the model they have just trained is on test images.
     seed
         Run seed.
     participation
@@ -96,6 +98,7 @@ class RoundStrategy(Strategy):
         features: int,
         class_names: Sequence[str] = (),
         validate: bool = False,
+        personal_test: bool = False,
         seed: int = 1,
         participation: float = 1.0,
         quorum: int = 2,
@@ -103,7 +106,7 @@ class RoundStrategy(Strategy):
     ) -> None:
         self._enrolment = enrolment
         self._classes, self._features = classes, features
-        self._class_names, self._validate = tuple(class_names), validate
+        self._class_names, self._validate, self._personal_test = tuple(class_names), validate, personal_test
         self._seed, self._participation, self._quorum = seed, participation, quorum
         self.head = Head(np.zeros((classes, features), np.float32), np.zeros(classes, np.float32))
         self._head_name = head_kind
@@ -230,7 +233,7 @@ class RoundStrategy(Strategy):
             self.accept(update, server_round, self._slots[client])
             self._aggregate_seconds += time.perf_counter() - begun
 
-        unpack = partial(unpack_update, with_head=self.trains_head(server_round))
+        unpack = partial(unpack_update, with_head=self.trains_head(server_round), with_personal=self._personal_test)
         self._collect(replies, self.max_payload_bytes, timed, unpack)
         self._require_quorum(f"round {server_round}")
         self.end_round(server_round)

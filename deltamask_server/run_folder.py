@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from common.models import Head
 from deltamask_server.rounds import RoundReport
 from deltamask_server.tally import Tally
-from deltamask_server.validation import validation_entry
+from deltamask_server.validation import personal_entry, validation_entry
 
 __all__ = ["RunFolder"]
 
@@ -82,7 +82,9 @@ class RunFolder:
         self._write_results()
 
     def add_round(self, report: RoundReport) -> dict[str, Any]:
-        """Record a round, and return what was written. Its accuracy and validation are null where there was none."""
+        """Record a round, and return what was written. Accuracy, personal and validation are null where there was
+        none.
+        """
         tally = report.tally
         entry: dict[str, Any] = {
             "round": report.server_round,
@@ -92,6 +94,7 @@ class RunFolder:
             "downlink": _traffic(report.downlink_bytes, self._masked),
             "clients": _clients(tally),
             "broken_images": _broken(tally),
+            "personal": personal_entry(tally),
             "validation": None if report.validation is None else validation_entry(report.validation),
             "seconds": {phase: round(value, 3) for phase, value in report.seconds.items()},
             "digest": report.digest.hex(),

@@ -1,4 +1,6 @@
-"""How evenly the model serves the clients: figures over their accuracies on the images they have held out."""
+"""How evenly the clients are served: figures over their accuracies, of the global model on the images they have held
+out, or of their own models on test images.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,12 @@ from typing import Any
 
 from deltamask_server.tally import Tally
 
-__all__ = ["fairness", "validation_entry"]
+__all__ = ["fairness", "personal_entry", "validation_entry"]
+
+_NONE = {"mean": None, "worst_decile": None, "std": None}
 
 
-def fairness(tally: Tally) -> dict[str, float] | None:
+def fairness(tally: Tally, accuracy: str = "accuracy", images: str = "examples") -> dict[str, float] | None:
     """Mean, worst decile and spread of the clients' accuracies, each client counting the same.
 
     The figures of Li et al., Fair Resource Allocation in Federated Learning (arXiv 1905.10497), with the standard
@@ -19,14 +23,16 @@ def fairness(tally: Tally) -> dict[str, float] | None:
     Parameters
     ----------
     tally
-        Replies to an evaluation. Clients that have held nothing out (``examples`` 0) do not count.
+        Replies to an evaluation, or to a training message.
+    accuracy, images
+        The metrics that hold them. Clients without images, as those that have held nothing out, do not count.
 
     Returns
     -------
     ``mean``; ``worst_decile``: mean of the lowest tenth, rounded up to whole clients; ``std``: standard deviation over
     all clients (divided by their number); all in [0, 1]. None without clients.
     """
-    accuracies = sorted(values["accuracy"] for values in tally.metrics.values() if values["examples"] > 0)
+    accuracies = sorted(values[accuracy] for values in tally.metrics.values() if values.get(images, 0) > 0)
     if not accuracies:
         return None
     n, worst = len(accuracies), math.ceil(len(accuracies) / 10)
@@ -38,11 +44,24 @@ def fairness(tally: Tally) -> dict[str, float] | None:
 def validation_entry(tally: Tally) -> dict[str, Any]:
     """What results.json says of one round's validation."""
     return {
-        **(fairness(tally) or {"mean": None, "worst_decile": None, "std": None}),
+        **(fairness(tally) or _NONE),
         "clients": {
             str(client): {"accuracy": values["accuracy"], "loss": values["loss"], "examples": int(values["examples"])}
             for client, values in sorted(tally.metrics.items())
         },
         "record_bytes": {str(client): size for client, size in sorted(tally.record_bytes.items())},
         "failed": dict(sorted(tally.dropped.items())),
+    }
+
+
+def personal_entry(tally: Tally) -> dict[str, Any] | None:
+    """What results.json says of the clients' own models in one round; None where nobody has tested one."""
+    figures = fairness(tally, "personal", "tested")
+    return figures and {
+        **figures,
+        "clients": {
+            str(client): {"accuracy": values["personal"], "examples": int(values["tested"])}
+            for client, values in sorted(tally.metrics.items())
+            if "tested" in values
+        },
     }

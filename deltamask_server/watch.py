@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from deltamask_server.console import COLUMNS, HEADER, failed_replies, head_name, round_cells, round_line, summary
+from deltamask_server.console import columns, failed_replies, head_name, header, round_cells, round_line, summary
 
 __all__ = ["ended_by_flower", "follow", "wait_for_run"]
 
@@ -74,11 +74,13 @@ def follow(folder: Path, has_ended: Callable[[], bool] = lambda: False) -> bool:
 
 def _print_lines(results: dict[str, Any], shown: int) -> int:
     """Print what is new; ``shown`` counts the lines printed before (the probe's counts as one)."""
+    personal = _tests_personal(results)
     if shown == 0 and "linear_probe" in results:
-        print(f"{head_name(results)}: accuracy {results['linear_probe']['accuracy']:.4f}\n{HEADER}", flush=True)
+        probe = results["linear_probe"]["accuracy"]
+        print(f"{head_name(results)}: accuracy {probe:.4f}\n{header(personal)}", flush=True)
         shown = 1
     for entry in results["rounds"][max(0, shown - 1) :] if shown else []:
-        print(round_line(entry), flush=True)
+        print(round_line(entry, personal), flush=True)
         shown += 1
     return shown
 
@@ -90,14 +92,20 @@ def _table(results: dict[str, Any], folder: Path) -> Table:
     title += f"{results['status']}, {done} of {planned} rounds"
     any_failed = any(entry["clients"]["failed"] for entry in results["rounds"])
     table = Table(title=title, caption=str(folder), box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for name in (*COLUMNS, "failed") if any_failed else COLUMNS:
+    personal = _tests_personal(results)
+    for name in (*columns(personal), *(["failed"] if any_failed else [])):
         table.add_column(name, justify="right", no_wrap=name != "failed")
     if "linear_probe" in results:
         table.add_row("probe", f"{results['linear_probe']['accuracy']:.4f}", style="dim")
     for entry in results["rounds"]:
         failed = failed_replies(entry["clients"])
-        table.add_row(*round_cells(entry), *([failed] if any_failed else []), style="yellow" if failed else "")
+        cells = [*round_cells(entry, personal), *([failed] if any_failed else [])]
+        table.add_row(*cells, style="yellow" if failed else "")
     return table
+
+
+def _tests_personal(results: dict[str, Any]) -> bool:
+    return bool(results["config"].get("personal-test"))  # runs from before there was such a key have none
 
 
 def wait_for_run(latest: Path, after: float, has_ended: Callable[[], bool] = lambda: False) -> Path | None:
