@@ -42,9 +42,10 @@ class _Config(BaseModel):
 class RunConfig(_Config):
     """Everything that one run is defined by; the same on the server and on every client."""
 
-    method: Literal["deltamask", "fedavg"] = Field(
+    method: Literal["deltamask", "fedavg", "lotteryfl"] = Field(
         "deltamask",
-        description="Algorithm. `fedavg` is the reference: float32 weights of the same blocks and the head, averaged.",
+        description="Algorithm. `fedavg` is the reference: float32 weights of the same blocks and the head, averaged; "
+        "under `lotteryfl` each client prunes them for itself.",
     )
     seed: int = Field(
         1, ge=0, lt=2**63, description="Seed of everything random in the run. The same seed gives the same bytes."
@@ -128,7 +129,7 @@ class RunConfig(_Config):
     local_epochs: int = Field(3, ge=1, description="Passes over the local data in a round.")
     batch_size: int = Field(32, ge=1, description="Images in a training step; a SuperNode may have its own.")
     learning_rate: float = Field(0.1, gt=0, description="The optimiser's step on the scores.")
-    weight_learning_rate: float = Field(1e-4, gt=0, description="The same on weights, under `fedavg`.")
+    weight_learning_rate: float = Field(1e-4, gt=0, description="The same on weights: `fedavg`, `lotteryfl`.")
     optimiser: Literal["adam", "sgd"] = Field("adam", description="How clients train; `adam` is the paper.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`.")
     augment: int = Field(
@@ -178,6 +179,20 @@ class RunConfig(_Config):
         "exact",
         description="How theta travels to clients that hold the version before: `exact` sends what changed, `relay` "
         "the clients' payloads, which shows them each other's masks. Others get the `quantised` theta.",
+    )
+
+    density: float = Field(
+        0.5, gt=0, le=1, description="Share of the weights that pruning leaves. `hidenseek`, `lotteryfl`."
+    )
+    lottery_accuracy: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="`lotteryfl`: a client prunes when the global weights that it keeps are better than this on its "
+        "images: those held out, or those it trains on where there are none.",
+    )
+    lottery_step: float = Field(
+        0.2, gt=0, lt=1, description="`lotteryfl`: share of its weights that a client prunes at a time."
     )
 
     eval_every: int = Field(

@@ -15,7 +15,15 @@ from common.errors import BadMetric, WrongModel
 from common.models import Head
 from common.wire import HEADER_BYTES, METHODS, Header, pack_payload, unpack_payload
 
-__all__ = ["LARGEST", "join_weights", "pack_weights", "unpack_weights", "weights_bytes", "weights_digest"]
+__all__ = [
+    "LARGEST",
+    "join_weights",
+    "pack_weights",
+    "split_weights",
+    "unpack_weights",
+    "weights_bytes",
+    "weights_digest",
+]
 
 LARGEST = 256.0
 """No weight is larger: averages are sums of fixed-point numbers (`deltamask_server.fedavg`)."""
@@ -25,6 +33,12 @@ _PLAIN = 0
 def join_weights(tail: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
     """Tail, then the head's weight and bias: float32 ``(count,)``."""
     return np.concatenate([tail, head.weight.ravel(), head.bias])
+
+
+def split_weights(weights: NDArray[np.float32], classes: int, features: int) -> tuple[NDArray[np.float32], Head]:
+    """The inverse of `join_weights`."""
+    tail, weight, bias = np.split(weights, [len(weights) - classes * (features + 1), len(weights) - classes])
+    return tail, Head(weight.reshape(classes, features), bias)
 
 
 def weights_digest(weights: NDArray[np.float32]) -> bytes:

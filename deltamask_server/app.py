@@ -19,6 +19,7 @@ from deltamask_server.console import head_name, header, round_line, summary
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.fedavg import FedAvg
+from deltamask_server.lotteryfl import LotteryFL
 from deltamask_server.rounds import RoundReport, RoundStrategy
 from deltamask_server.run_folder import RunFolder
 from deltamask_server.strategy import DeltaMask
@@ -66,11 +67,13 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     )
     strategy = _strategy(config, backbone, split.classes, enrolment)
     strategy.summary()
-    coding = (
-        f"codec {config.codec}, downlink {config.downlink}" if config.method == "deltamask" else "float32 both ways"
-    )
+    codings = {
+        "deltamask": f"codec {config.codec}, downlink {config.downlink}",
+        "fedavg": "float32 both ways",
+        "lotteryfl": f"float32 both ways, of {config.density:g} of the weights at least",
+    }
     print(
-        f"{coding}, backbone {backbone.name} ({backbone.digest.hex()}), "
+        f"{codings[config.method]}, backbone {backbone.name} ({backbone.digest.hex()}), "
         f"{len(test.labels):,} test images of {len(split.classes)} classes"
         + (f", {test.broken:,} more could not be read" if test.broken else "")
     )
@@ -114,8 +117,9 @@ def _strategy(config: RunConfig, backbone: Backbone, classes: Sequence[str], enr
         "participation": config.participation,
         "quorum": config.min_clients,
     }
-    if config.method == "fedavg":
-        return FedAvg(enrolment, tail=TailWeights(backbone).read(), **shared)
+    if config.method in ("fedavg", "lotteryfl"):
+        averaging = LotteryFL if config.method == "lotteryfl" else FedAvg
+        return averaging(enrolment, tail=TailWeights(backbone).read(), **shared)
     return DeltaMask(
         enrolment,
         segments=backbone.masks.segments,

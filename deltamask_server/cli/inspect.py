@@ -107,8 +107,8 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     methods = {number: name for name, number in METHODS.items()}
     if header.method not in methods:
         raise WrongFormat(f"method {header.method}: there is no such method")
-    if methods[header.method] == "fedavg":
-        return _explain_weights(payload)
+    if methods[header.method] in ("fedavg", "lotteryfl"):
+        return _explain_weights(payload, methods[header.method])
     codec = codec_of(payload)
     lines = [
         ("format", f"wire version {header.version}, method {methods[header.method]}"),
@@ -138,23 +138,27 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     return [*lines, *zip(names, sizes, strict=True), ("mask", _NOT_DECODED)], refused
 
 
-def _explain_weights(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]:
-    """As `explain`, for the plain float32 weights of FedAvg."""
+def _explain_weights(payload: bytes, method: str) -> tuple[list[tuple[str, str]], PayloadError | None]:
+    """As `explain`, for plain float32 weights: all of them, or those that a client of LotteryFL keeps."""
     from common.errors import PayloadError
+    from common.tickets import unpack_ticket
     from common.weights_payload import unpack_weights
     from common.wire import HEADER_BYTES, read_header
 
     header, intact = read_header(payload)
+    share = f", {100 * header.n / header.d:.3g} % of them" if header.d else ""
     lines = [
-        ("format", f"wire version {header.version}, method fedavg: float32, not compressed"),
+        ("format", f"wire version {header.version}, method {method}: float32, not compressed"),
         ("round, slot", f"{header.round:,}, {header.slot:,}"),
         ("parameters", f"{header.d:,}: the tail's, then the head's"),
+        *([("kept", f"{header.n:,}{share}, and a bit for each parameter")] if method == "lotteryfl" else []),
         ("base digest", header.theta_digest.hex()),
         ("checksum", "fits" if intact else "does not fit"),
         ("bytes", f"{len(payload):,} in all, {HEADER_BYTES} of them header"),
     ]
     try:
-        weights = unpack_weights(payload, header.d, header.round, header.slot, header.theta_digest)
+        says = header.d, header.round, header.slot, header.theta_digest
+        weights = unpack_ticket(payload, *says)[1] if method == "lotteryfl" else unpack_weights(payload, *says)
     except PayloadError as error:
         return lines, error
     values = f"{weights.min():.4g} to {weights.max():.4g}" if len(weights) else "none"
