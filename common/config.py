@@ -42,10 +42,11 @@ class _Config(BaseModel):
 class RunConfig(_Config):
     """Everything that one run is defined by; the same on the server and on every client."""
 
-    method: Literal["deltamask", "hidenseek", "fedavg"] = Field(
+    method: Literal["deltamask", "hidenseek", "fedavg", "lotteryfl"] = Field(
         "deltamask",
-        description="Algorithm: probabilistic masks, signs on a pruned network, or, as the reference, float32 weights "
-        "of the same blocks and the head, averaged.",
+        description="Algorithm: probabilistic masks; signs on a pruned network; or as references, float32 weights of "
+        "the same blocks and the head, averaged (`fedavg`), also with each client pruning them for itself "
+        "(`lotteryfl`).",
     )
     seed: int = Field(
         1, ge=0, lt=2**63, description="Seed of everything random in the run. The same seed gives the same bytes."
@@ -129,7 +130,7 @@ class RunConfig(_Config):
     local_epochs: int = Field(3, ge=1, description="Passes over the local data in a round.")
     batch_size: int = Field(32, ge=1, description="Images in a training step; a SuperNode may have its own.")
     learning_rate: float = Field(0.1, gt=0, description="The optimiser's step on the scores.")
-    weight_learning_rate: float = Field(1e-4, gt=0, description="The same on weights, under `fedavg`.")
+    weight_learning_rate: float = Field(1e-4, gt=0, description="The same on weights: `fedavg`, `lotteryfl`.")
     optimiser: Literal["adam", "sgd"] = Field("adam", description="How clients train; `adam` is the paper.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`.")
     augment: int = Field(
@@ -183,7 +184,20 @@ class RunConfig(_Config):
     )
 
     density: float = Field(
-        0.5, gt=0, le=1, description="Share of the weights that pruning leaves; 1 prunes nothing. `hidenseek`."
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of the weights that pruning leaves; 1 prunes nothing. `hidenseek`, `lotteryfl`.",
+    )
+    lottery_accuracy: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="`lotteryfl`: a client prunes when the global weights that it keeps are better than this on its "
+        "images: those held out, or those it trains on where there are none.",
+    )
+    lottery_step: float = Field(
+        0.2, gt=0, lt=1, description="`lotteryfl`: share of its weights that a client prunes at a time."
     )
     prune_passes: int = Field(
         100, ge=1, le=10_000, description="Passes of SynFlow; a single one empties layers at low densities."
@@ -191,7 +205,7 @@ class RunConfig(_Config):
     sign_magnitudes: Literal["own", "constant"] = Field(
         "own", description="Sizes of the weights that signs multiply: their own, or one for each layer."
     )
-    sign_learning_rate: float = Field(0.01, gt=0, description="The optimiser's step on scores, under `hidenseek`.")
+    sign_learning_rate: float = Field(0.003, gt=0, description="The optimiser's step on scores, under `hidenseek`.")
     score_init: float = Field(
         0.1, gt=0, le=100, description="Scores start each round with the global sign and a size up to this."
     )

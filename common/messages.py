@@ -70,7 +70,7 @@ class Hello:
     backbone_digest: bytes
     masked_parameters: int
     holds: bytes | None = None
-    """Digest of the theta of this run on its disk."""
+    """Digest of the theta of this run on its disk; under ``lotteryfl``, of its mask."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Update:
 
     payload: bytes
     holds: bytes | None
-    """Digest of the theta that the client has kept."""
+    """Digest of the theta that the client has kept; under ``lotteryfl``, of its mask."""
     metrics: Mapping[str, float]
     """The keys of ``METRICS``: examples (at least 1, but 0 in an evaluation), loss, accuracy in [0, 1], seconds, broken
     (images that could not be read); all finite. Those of ``PERSONAL`` where the client has tested its own model:

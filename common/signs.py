@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from common.codecs import SharedState, get_codec
 from common.wire import METHODS
 
-__all__ = ["SignState", "encode_signs", "positive_signs", "signs_to_theta"]
+__all__ = ["SignState", "as_floats", "encode_signs", "positive_signs", "signs_to_theta"]
 
 _PLUS, _MINUS, _BETWEEN = np.uint16(49_152), np.uint16(16_384), np.uint16(32_768)
 
@@ -46,6 +46,11 @@ def signs_to_theta(positive: NDArray[np.bool_]) -> NDArray[np.uint16]:
 def positive_signs(theta: NDArray[np.uint16]) -> NDArray[np.bool_]:
     """The inverse of `signs_to_theta`."""
     return theta > _BETWEEN
+
+
+def as_floats(positive: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """+1 where true, -1 elsewhere, float32 ``(n,)``."""
+    return np.where(positive, np.float32(1), np.float32(-1))
 
 
 def encode_signs(positive: NDArray[np.bool_], shared: SignState, codec: str) -> bytes:

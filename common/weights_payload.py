@@ -23,6 +23,7 @@ __all__ = [
     "pack_empty",
     "pack_weights",
     "read_weights",
+    "split_weights",
     "unpack_weights",
     "weights_bytes",
     "weights_digest",
@@ -38,6 +39,12 @@ _FEDAVG = METHODS["fedavg"]
 def join_weights(tail: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
     """Tail, then the head's weight and bias: float32 ``(count,)``."""
     return np.concatenate([tail, head.weight.ravel(), head.bias])
+
+
+def split_weights(weights: NDArray[np.float32], classes: int, features: int) -> tuple[NDArray[np.float32], Head]:
+    """The inverse of `join_weights`."""
+    tail, weight, bias = np.split(weights, [len(weights) - classes * (features + 1), len(weights) - classes])
+    return tail, Head(weight.reshape(classes, features), bias)
 
 
 def weights_digest(weights: NDArray[np.float32]) -> bytes:

@@ -36,7 +36,7 @@ __all__ = [
 MAGIC = b"DM"
 VERSIONS = (1, 2)
 """Those that this release reads. Version 2 differs in large filters only."""
-METHODS = {"deltamask": 1, "fedavg": 2, "hidenseek": 3}
+METHODS = {"deltamask": 1, "fedavg": 2, "hidenseek": 3, "lotteryfl": 4}
 _LAYOUT = struct.Struct("<2sBBBBIIII8sI")
 HEADER_BYTES = _LAYOUT.size
 

@@ -19,14 +19,16 @@ from flwr.clientapp import ClientApp
 from common.config import NodeConfig, RunConfig, parse_node_config, parse_run_config
 from common.messages import Hello, pack_evaluation, pack_hello, pack_update, unpack_classes
 from common.models import get_head
-from common.theta import theta_digest
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
 from deltamask_client.images import check_source
+from deltamask_client.lottery import evaluate_ticket, train_ticket
 from deltamask_client.masks import evaluate_masks, train_from_theta
+from deltamask_client.run_file import RunFile
 from deltamask_client.signs import evaluate_signs, train_from_signs
 from deltamask_client.site import load_frozen, load_site
 from deltamask_client.store import ThetaStore
+from deltamask_client.ticket_store import TicketStore
 from deltamask_client.weights import evaluate_weights, train_from_weights
 
 __all__ = ["app"]
@@ -34,12 +36,28 @@ __all__ = ["app"]
 app = ClientApp()
 _log = logging.getLogger("flwr")
 _CLIENT_APP_RAISED = 2  # Flower's error code for an exception of a ClientApp
-_TRAIN = {"deltamask": train_from_theta, "fedavg": train_from_weights, "hidenseek": train_from_signs}
-_EVALUATE = {"deltamask": evaluate_masks, "fedavg": evaluate_weights, "hidenseek": evaluate_signs}
+_STORES: dict[str, type[RunFile]] = {
+    "deltamask": ThetaStore,
+    "hidenseek": ThetaStore,
+    "fedavg": ThetaStore,
+    "lotteryfl": TicketStore,
+}
+_TRAIN: dict[str, Callable[..., Answer]] = {
+    "deltamask": train_from_theta,
+    "hidenseek": train_from_signs,
+    "fedavg": train_from_weights,
+    "lotteryfl": train_ticket,
+}
+_EVALUATE: dict[str, Callable[..., Answer]] = {
+    "deltamask": evaluate_masks,
+    "hidenseek": evaluate_signs,
+    "fedavg": evaluate_weights,
+    "lotteryfl": evaluate_ticket,
+}
 
 
 def _reported(
-    handler: Callable[[Message, RunConfig, NodeConfig, ThetaStore], Message],
+    handler: Callable[[Message, RunConfig, NodeConfig, RunFile], Message],
 ) -> Callable[[Message, Context], Message]:
     """Parse the configs, and report an exception to the server by its type alone: messages and tracebacks may name
     paths and data.
@@ -51,7 +69,8 @@ def _reported(
             run, node = parse_run_config(context.run_config), parse_node_config(context.node_config)
             if run.threads:
                 torch.set_num_threads(run.threads)
-            return handler(message, run, node, ThetaStore(node.cache_path, node.partition_id, context.run_id))
+            store = _STORES[run.method](node.cache_path, node.partition_id, context.run_id)
+            return handler(message, run, node, store)
         except Exception as error:
             _log.exception("this client cannot answer: %s", error)
             return Message(
@@ -63,18 +82,17 @@ def _reported(
 
 @app.query()
 @_reported
-def hello(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
+def hello(message: Message, run: RunConfig, node: NodeConfig, store: RunFile) -> Message:
     """Say who this client is and which frozen model it has; fail if its images are missing or of other classes."""
     check_source(run, node, unpack_classes(message.content))
     backbone = load_frozen(run, node)
-    held = store.load()
-    holds = None if held is None else theta_digest(held.theta)
-    return Message(pack_hello(Hello(node.partition_id, backbone.digest, backbone.masks.d, holds)), reply_to=message)
+    held = store.digest()
+    return Message(pack_hello(Hello(node.partition_id, backbone.digest, backbone.masks.d, held)), reply_to=message)
 
 
 @app.train("head")
 @_reported
-def head(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
+def head(message: Message, run: RunConfig, node: NodeConfig, store: RunFile) -> Message:
     """Measure the features of the frozen, unmasked backbone, as the run's kind of head asks."""
     start = time.perf_counter()
     site = load_site(run, node, unpack_classes(message.content))
@@ -95,7 +113,7 @@ def head(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) 
 
 @app.train()
 @_reported
-def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
+def train(message: Message, run: RunConfig, node: NodeConfig, store: RunFile) -> Message:
     """Train from the global model, and send what came of it in the way of the run's method."""
     start = time.perf_counter()
     answer = _TRAIN[run.method](message.content, run, node, store)
@@ -105,7 +123,7 @@ def train(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore)
 
 @app.evaluate()
 @_reported
-def evaluate(message: Message, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Message:
+def evaluate(message: Message, run: RunConfig, node: NodeConfig, store: RunFile) -> Message:
     """Tell how good the global model is on the images that this client never trains on."""
     start = time.perf_counter()
     answer = _EVALUATE[run.method](message.content, run, node, store)

@@ -18,7 +18,7 @@ from common.models import Head, score
 from common.models.heads.random_head import RANDOM_HEAD
 from common.models.sign_network import SignNetwork, network_segments, network_weights
 from common.models.subnetwork import Subnetwork
-from common.signs import SignState, encode_signs, positive_signs, signs_to_theta
+from common.signs import SignState, as_floats, encode_signs, positive_signs, signs_to_theta
 from common.theta import theta_digest
 from common.uniforms import stream_seed
 from common.weights_payload import pack_empty, pack_weights, read_weights, weights_digest
@@ -83,7 +83,7 @@ def train_from_signs(content: RecordDict, run: RunConfig, node: NodeConfig, stor
 def evaluate_signs(content: RecordDict, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Answer:
     """Loss and accuracy of the global signs on the images held out."""
     site, network, _, held, scores = _receive(content, run, node, store, validation=True)
-    signs = positive_signs(held.theta).astype(np.float32) * 2 - 1 if scores is None else scores
+    signs = as_floats(positive_signs(held.theta)) if scores is None else scores
     network.load(held.head, signs)
     found = score(site.backbone.tail, network.logits, site.activations, site.labels, run.eval_batch_size)
     keeps = scores is None and store.save(held)

@@ -19,7 +19,7 @@ from deltamask_client.personal import personal_test
 from deltamask_client.site import Site, load_site, progress_of, recipe_of
 from deltamask_client.store import ThetaStore
 
-__all__ = ["evaluate_weights", "train_from_weights"]
+__all__ = ["evaluate_weights", "score_weights", "train_from_weights"]
 
 
 def train_from_weights(content: RecordDict, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Answer:
@@ -45,9 +45,13 @@ def train_from_weights(content: RecordDict, run: RunConfig, node: NodeConfig, st
 def evaluate_weights(content: RecordDict, run: RunConfig, node: NodeConfig, store: ThetaStore) -> Answer:
     """Loss and accuracy of the global weights on the images held out."""
     site, tail, head, _ = _receive(content, run, node, validation=True)
+    return Answer(site, score_weights(run, site, tail, head), b"", None)
+
+
+def score_weights(run: RunConfig, site: Site, tail: NDArray[np.float32], head: Head) -> Fit:
+    """Loss and accuracy of weights on a site's images; both 0 without images."""
     with TailWeights(site.backbone).borrowed(tail):
-        found = score(site.backbone.tail, head, site.activations, site.labels, run.eval_batch_size)
-    return Answer(site, Fit(*found), b"", None)
+        return Fit(*score(site.backbone.tail, head, site.activations, site.labels, run.eval_batch_size))
 
 
 def _receive(

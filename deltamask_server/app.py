@@ -24,6 +24,7 @@ from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.fedavg import FedAvg
 from deltamask_server.hidenseek import HideNseek
+from deltamask_server.lotteryfl import LotteryFL
 from deltamask_server.rounds import RoundReport, RoundStrategy
 from deltamask_server.run_folder import RunFolder
 from deltamask_server.strategy import DeltaMask
@@ -132,8 +133,9 @@ def _strategy(config: RunConfig, backbone: Backbone, classes: Sequence[str], enr
             local_only=config.local_only,
             **shared,
         )
-    if config.method == "fedavg":
-        return FedAvg(enrolment, tail=TailWeights(backbone).read(), **shared)
+    if config.method in ("fedavg", "lotteryfl"):
+        averaging = LotteryFL if config.method == "lotteryfl" else FedAvg
+        return averaging(enrolment, tail=TailWeights(backbone).read(), **shared)
     return DeltaMask(
         enrolment,
         segments=backbone.masks.segments,
@@ -159,4 +161,6 @@ def _coding(config: RunConfig) -> str:
         return f"codec {config.codec}, downlink {config.downlink}"
     if config.method == "hidenseek" and config.upload == "signs":
         return f"signs as bits or by {config.sign_codec}"
+    if config.method == "lotteryfl":
+        return f"float32 both ways, of {config.density:g} of the weights at least"
     return "float32 both ways"

@@ -48,7 +48,7 @@ class Enrolment:
         self._clients: dict[int, int] = {}  # node id -> client id
         self._refused: dict[int, str] = {}  # node id -> reason
         self.holds: dict[int, bytes] = {}
-        """Digest of the theta that each client has kept, as far as it has said."""
+        """Digest of the theta (or mask, by the run's method) that each client has kept, as far as it has said."""
 
     def online(self, grid: Grid) -> dict[int, int]:
         """Clients connected now, client id -> node id; waits, a bounded time, until there are enough.

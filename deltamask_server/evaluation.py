@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from common.codecs import SharedState
 from common.models import Activations, Backbone, Head, TailWeights, score
 from common.models.sign_network import SignNetwork
+from common.signs import as_floats
 from common.theta import ONE, probabilities
 from common.uniforms import SERVER_CLIENT
 
@@ -57,7 +58,7 @@ class Evaluator:
 
     def signs(self, network: SignNetwork, head: Head, positive: NDArray[np.bool_]) -> float:
         """Accuracy with signs on what pruning has left of the backbone."""
-        network.load(head, positive.astype(np.float32) * 2 - 1)
+        network.load(head, as_floats(positive))
         return self._score(network.logits)
 
     def _accuracy(self, multiplier: torch.Tensor, head: Head) -> float:

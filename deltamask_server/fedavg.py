@@ -12,26 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.errors import BadMetric
 from common.messages import Update
 from common.models import Head
 from common.weights_payload import join_weights, unpack_weights, weights_bytes, weights_digest
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
+from deltamask_server.fixed_point import FixedPointMean
 from deltamask_server.rounds import RoundStrategy
 
 __all__ = ["FedAvg"]
 
-_FRACTION_BITS = 26
-_MOST_EXAMPLES = 2**28
-"""In a round: 2^28 examples of weights below 2^8 with 2^26 steps each stay within 63 bits."""
-
 
 class FedAvg(RoundStrategy):
-    """Mean of the clients' weights, by examples.
-
-    The sum is kept in integers (steps of 2^-26), so that it does not depend on the order in which replies arrive and no
-    more than one reply is in memory (our choice).
+    """Mean of the clients' weights, by examples (`FixedPointMean`).
 
     Parameters
     ----------
@@ -46,7 +39,7 @@ class FedAvg(RoundStrategy):
     def __init__(self, enrolment: Enrolment, *, tail: NDArray[np.float32], **options: Any) -> None:
         super().__init__(enrolment, **options)
         self._tail = tail
-        self._sum, self._examples = np.zeros(0, np.int64), 0
+        self._mean = FixedPointMean(0)
 
     @property
     def count(self) -> int:
@@ -74,20 +67,16 @@ class FedAvg(RoundStrategy):
 
     def begin_round(self, server_round: int) -> None:
         """Start a sum."""
-        self._sum, self._examples, self._base = np.zeros(self.count, np.int64), 0, self.digest
+        self._mean, self._base = FixedPointMean(self.count), self.digest
 
     def accept(self, update: Update, server_round: int, slot: int) -> None:
         """Add one client's weights, as often as it has examples."""
         weights = unpack_weights(update.payload, self.count, server_round, slot, self._base)
-        if self._examples + update.examples > _MOST_EXAMPLES:
-            raise BadMetric(f"{update.examples:,} examples; a round may have {_MOST_EXAMPLES:,}")
-        self._sum += np.rint(weights.astype(np.float64) * 2**_FRACTION_BITS).astype(np.int64) * update.examples
-        self._examples += update.examples
+        self._mean.add(weights, update.examples)
 
     def end_round(self, server_round: int) -> None:
         """The mean becomes the global model."""
-        mean = (self._sum / (self._examples * 2.0**_FRACTION_BITS)).astype(np.float32)
-        self._tail, head = np.split(mean, [len(self._tail)])
+        self._tail, head = np.split(self._mean.mean(otherwise=self.weights), [len(self._tail)])
         self.head = Head.from_bytes(head.astype("<f4").tobytes(), self._classes, self._features)
 
     def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, float]:

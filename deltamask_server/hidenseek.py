@@ -16,26 +16,24 @@ from numpy.typing import NDArray
 
 from common.codecs import codec_of
 from common.downlink import join_chain, pack_same
-from common.errors import BadMetric
 from common.messages import Update, pack_global
 from common.models import Backbone
 from common.models.heads.random_head import RANDOM_HEAD
 from common.models.sign_network import SignNetwork, network_segments, network_weights
 from common.models.subnetwork import Magnitudes, Subnetwork
-from common.signs import SignState, positive_signs, signs_to_theta
+from common.signs import SignState, as_floats, positive_signs, signs_to_theta
 from common.theta import theta_digest
 from common.weights_payload import unpack_weights, weights_bytes, weights_digest
 from common.wire import METHODS, Header, max_payload_bytes, unpack_payload
 from deltamask_server.downlink import Downlink
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
+from deltamask_server.fixed_point import FixedPointMean
 from deltamask_server.rounds import RoundStrategy
 
 __all__ = ["HideNseek"]
 
 _METHOD = METHODS["hidenseek"]
-_FRACTION_BITS = 26
-_MOST_EXAMPLES = 2**28
 
 
 class HideNseek(RoundStrategy):
@@ -91,7 +89,7 @@ class HideNseek(RoundStrategy):
         """Global signs, `common.signs`; all +1 at the start."""
         self._average = np.zeros(n)
         self._scores = np.ones(n, np.float32)
-        self._sum, self._weight = np.zeros(n, np.int64), 0
+        self._mean = FixedPointMean(n)
         self._downlink = Downlink("exact", self._subnetwork.kept_segments, self._seed, self.theta)
 
     @property
@@ -127,36 +125,32 @@ class HideNseek(RoundStrategy):
         return max(max_payload_bytes(self.n), weights_bytes(self.n))
 
     def begin_round(self, server_round: int) -> None:
-        """Start a sum."""
-        self._sum, self._weight = np.zeros(self.n, np.int64), 0
+        """Start a mean."""
+        self._mean = FixedPointMean(self.n)
 
     def accept(self, update: Update, server_round: int, slot: int) -> None:
         """Decode one client's signs, or scores, and add them."""
         if self._local_only:
             unpack_payload(update.payload, Header(0, server_round, slot, 0, 0, bytes(8), _METHOD))
             return
-        weight = update.examples if self._by_examples else 1
-        if self._weight + weight > _MOST_EXAMPLES:
-            raise BadMetric(f"{weight:,} examples; a round may have {_MOST_EXAMPLES:,}")
         if self._upload == "scores":
             found = unpack_weights(update.payload, self.n, server_round, slot, self.digest, _METHOD)
-            self._sum += np.rint(found.astype(np.float64) * 2**_FRACTION_BITS).astype(np.int64) * weight
         else:
             shared = SignState(self.theta, self._seed, server_round, slot, self._subnetwork.kept_segments)
-            positive = codec_of(update.payload).decode(update.payload, shared)
-            self._sum += np.where(positive, weight, -weight)
-        self._weight += weight
+            found = as_floats(codec_of(update.payload).decode(update.payload, shared))
+        self._mean.add(found, update.examples if self._by_examples else 1)
 
     def end_round(self, server_round: int) -> None:
         """The sign of the moving average becomes the global sign."""
         if self._local_only:
             return
         if self._upload == "scores":
-            self._scores = (self._sum / (self._weight * 2.0**_FRACTION_BITS)).astype(np.float32)
+            self._scores = self._mean.mean(self._scores)
             self.theta = signs_to_theta(self._scores >= 0)
             return
-        self._average = self._momentum * self._average + (1 - self._momentum) * (self._sum / self._weight)
         old = positive_signs(self.theta)
+        mean = self._mean.mean(as_floats(old)).astype(np.float64)
+        self._average = self._momentum * self._average + (1 - self._momentum) * mean
         self.theta = signs_to_theta(np.where(self._average == 0, old, self._average > 0))
         self._downlink.publish(self.theta, server_round)
 

@@ -1,7 +1,7 @@
 """A round, whatever the method: who is asked, what they lack, which replies count, and when a round has failed.
 
 A method is a subclass that says how its global model travels and what a reply does to it: `DeltaMask`, `HideNseek`,
-`FedAvg`.
+`FedAvg`, `LotteryFL`.
 """
 
 from __future__ import annotations
@@ -156,13 +156,17 @@ class RoundStrategy(Strategy):
     def tensors(self) -> dict[str, torch.Tensor]:
         """The global model without its head, to be kept in a file."""
 
+    def head_for(self, held: bytes | None) -> Head | None:
+        """The head for a client that holds the version with this digest (None: nothing); None if it has it already."""
+        return self.head if held is None or self._head_trained else None
+
     def trains_head(self, server_round: int) -> bool:
         """Whether replies of a round carry a head beside their payload."""
         return False
 
     def arrays(self) -> ArrayRecord:
         """The global model as it is sent to a client that holds nothing."""
-        return pack_global(self.message(None), self.head)
+        return pack_global(self.message(None), self.head_for(None))
 
     # -- the head round ------------------------------------------------------------------------------------------------
 
@@ -319,7 +323,7 @@ class RoundStrategy(Strategy):
         # Clients that hold the same version share one record, which Flower then stores and counts once.
         records: dict[bytes | None, ArrayRecord] = {None: arrays}
         for held in {self._enrolment.holds.get(client) for client in clients} - {None}:
-            records[held] = pack_global(self.message(held), self.head if self._head_trained else None)
+            records[held] = pack_global(self.message(held), self.head_for(held))
         contents = {}
         for client in clients:
             held = self._enrolment.holds.get(client)

@@ -27,12 +27,21 @@ class TailWeights:
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
         scores = {id(score) for score in backbone.masks.parameters()}
-        self.parameters: list[nn.Parameter] = [p for p in backbone.tail.parameters() if id(p) not in scores]
+        named = [(name, p) for name, p in backbone.tail.named_parameters() if id(p) not in scores]
+        self.parameters: list[nn.Parameter] = [p for _, p in named]
+        # Masks are parametrisations, and torch keeps under this name what one stands before.
+        self._masked = [name.startswith("parametrizations.") or ".parametrizations." in name for name, _ in named]
 
     @property
     def count(self) -> int:
         """Entries of the vector."""
         return sum(p.numel() for p in self.parameters)
+
+    @property
+    def masked(self) -> NDArray[np.bool_]:
+        """Which entries are weights that ``deltamask`` masks, bool ``(count,)``: no biases, norms or tables."""
+        sizes = [p.numel() for p in self.parameters]
+        return np.repeat(np.array(self._masked, np.bool_), sizes)
 
     @torch.no_grad()
     def read(self) -> NDArray[np.float32]:

@@ -140,22 +140,29 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
 
 
 def _explain_weights(payload: bytes, method: str) -> tuple[list[tuple[str, str]], PayloadError | None]:
-    """As `explain`, for plain float32: weights of FedAvg, scores of HideNseek."""
+    """As `explain`, for plain float32: weights, all of them or those that a client of LotteryFL keeps, or scores."""
     from common.errors import PayloadError
+    from common.tickets import unpack_ticket
     from common.weights_payload import unpack_weights
     from common.wire import HEADER_BYTES, read_header
 
     header, intact = read_header(payload)
+    share = f", {100 * header.n / header.d:.3g} % of them" if header.d else ""
     lines = [
         ("format", f"wire version {header.version}, method {method}: float32, not compressed"),
         ("round, slot", f"{header.round:,}, {header.slot:,}"),
-        ("parameters", f"{header.d:,}" + (": the tail's, then the head's" if method == "fedavg" else "")),
+        ("parameters", f"{header.d:,}" + ("" if method == "hidenseek" else ": the tail's, then the head's")),
+        *([("kept", f"{header.n:,}{share}, and a bit for each parameter")] if method == "lotteryfl" else []),
         ("base digest", header.theta_digest.hex()),
         ("checksum", "fits" if intact else "does not fit"),
         ("bytes", f"{len(payload):,} in all, {HEADER_BYTES} of them header"),
     ]
     try:
-        weights = unpack_weights(payload, header.d, header.round, header.slot, header.theta_digest, header.method)
+        says = header.d, header.round, header.slot, header.theta_digest
+        if method == "lotteryfl":
+            weights = unpack_ticket(payload, *says)[1]
+        else:
+            weights = unpack_weights(payload, *says, header.method)
     except PayloadError as error:
         return lines, error
     values = f"{weights.min():.4g} to {weights.max():.4g}" if len(weights) else "none"
