@@ -18,7 +18,7 @@ from common.errors import PayloadError, WrongModel
 from common.models import Head
 from common.posterior import BetaPosterior, empty_posterior, fold, mode
 from common.theta import quantise, theta_digest
-from deltamask_client.store import ThetaStore
+from deltamask_client.store import Held, ThetaStore
 from deltamask_server.downlink import Downlink
 from tests.conftest import local_step
 
@@ -198,23 +198,23 @@ def test_a_client_keeps_theta_and_head_of_its_run(tmp_path: Path, history: list[
     head = Head(np.ones((3, 4), np.float32), np.zeros(3, np.float32))
     store = ThetaStore(tmp_path, client=3, run_id=8)
     assert store.load() is None
-    assert store.save(history[1], head)
+    assert store.save(Held(history[1], head))
     held = ThetaStore(tmp_path, client=3, run_id=8).load()
     assert held is not None
-    assert np.array_equal(held[0], history[1])
-    assert np.array_equal(held[1].weight, head.weight)
+    assert np.array_equal(held.theta, history[1])
+    assert np.array_equal(held.head.weight, head.weight)
     assert ThetaStore(tmp_path, client=3, run_id=9).load() is None, "another run has another head"
     assert ThetaStore(tmp_path, client=4, run_id=8).load() is None
     other = ThetaStore(tmp_path, client=3, run_id=9)
-    assert other.save(history[2], head)
+    assert other.save(Held(history[2], head))
     held = store.load()
     assert held is not None
-    assert np.array_equal(held[0], history[1]), "runs side by side must not disturb each other"
+    assert np.array_equal(held.theta, history[1]), "runs side by side must not disturb each other"
     (path,) = (tmp_path / "theta").glob("run-8-*")
     os.utime(path, (0, 0))
-    assert other.save(history[2], head)
+    assert other.save(Held(history[2], head))
     assert store.load() is None, "what a run of last week left is removed"
-    assert store.save(history[1], head)
+    assert store.save(Held(history[1], head))
     path.write_bytes(b"damaged")
     assert store.load() is None
     assert not list(tmp_path.rglob("*.tmp"))
@@ -225,5 +225,5 @@ def test_a_full_disk_costs_bytes_only(tmp_path: Path, history: list[np.ndarray])
     blocked.write_text("not a folder")
     head = Head(np.ones((3, 4), np.float32), np.zeros(3, np.float32))
     store = ThetaStore(blocked, client=3, run_id=8)
-    assert not store.save(history[1], head)
+    assert not store.save(Held(history[1], head))
     assert store.load() is None
