@@ -335,6 +335,13 @@ def parse_run_config(values: Mapping[str, Any]) -> RunConfig:
             f"run config: head-finetune-rounds = {config.head_finetune_rounds} is above "
             f"num-server-rounds = {config.num_server_rounds}; the head is trained in the last of them"
         )
+    if config.method == "deltamask" and config.head == "random":
+        raise ConfigError(
+            "run config: head = 'random': deltamask leaves the head as it is; choose one that is fitted, or the method "
+            "hidenseek, fedavg or lotteryfl"
+        )
+    if config.local_only and (config.method != "hidenseek" or config.upload != "signs"):
+        raise ConfigError("run config: local-only = true: it is the control of method = 'hidenseek', upload = 'signs'")
     return config
 
 

@@ -33,6 +33,9 @@ def test_config_files_are_valid(path: Path) -> None:
         ({"colour": "red"}, ["colour = 'red'", "no such key", "local-epochs"]),
         ({"kappa": 0.3}, ["kappa-final = 0.4", "kappa = 0.3"]),
         ({"method": "fedprox"}, ["method = 'fedprox'", "deltamask"]),
+        ({"head": "random"}, ["head = 'random'", "hidenseek"]),
+        ({"local-only": True}, ["local-only", "hidenseek"]),
+        ({"sign-codec": "relative"}, ["sign-codec = 'relative'", "exact"]),
         ({"seed": -1, "initial-theta": 1.0}, ["seed = -1", "initial-theta = 1.0"]),
     ],
 )

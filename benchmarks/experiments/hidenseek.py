@@ -34,7 +34,7 @@ COMMON: dict[str, Any] = {
     "partitioner": "pathological",
     "classes-per-client": 2,
     "personal-test": True,
-    "num-server-rounds": 20,
+    "num-server-rounds": 15,
     "local-epochs": 3,
     "batch-size": 16,
     "eval-every": 5,
