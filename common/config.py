@@ -74,14 +74,15 @@ class RunConfig(_Config):
     backbone: str = Field(
         "letters-vit",
         min_length=1,
-        description="`letters-vit` (embedded), a preset, a model of timm, or `open_clip:MODEL/TAG`; `deltamask model` "
-        "lists the presets, `deltamask model NAME` shows one.",
+        description="`letters-vit` (embedded), `lenet`, `conv4` or `conv6` (random weights), a preset, a model of "
+        "timm, or `open_clip:MODEL/TAG`; `deltamask model` lists the presets, `deltamask model NAME` shows one.",
     )
     weights: str = Field(
         "default",
         min_length=1,
-        description="Weights of the backbone: `default` (embedded for letters-vit, else from the Hugging Face hub or "
-        "its cache), `random`, or the path of a .safetensors file.",
+        description="Weights of the backbone: `default` (embedded for letters-vit, `random` for lenet, conv4 and "
+        "conv6, else from the Hugging Face hub or its cache), `random:SEED` (`random` is seed 0), or the path of a "
+        ".safetensors file.",
     )
     image_size: int = Field(
         0,
@@ -91,9 +92,10 @@ class RunConfig(_Config):
     )
     masked_blocks: int = Field(
         5,
-        ge=1,
+        ge=0,
         le=1000,
-        description="Masked blocks, counted from the last. Every Linear and Conv2d weight in them has a score.",
+        description="Masked blocks, counted from the last; 0 is all. Every Linear and Conv2d weight in them has a "
+        "score.",
     )
 
     dataset: str = Field(

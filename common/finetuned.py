@@ -225,8 +225,8 @@ def read_finetuned(path: str | Path, weights: str = "default", device: str = "cp
     """As `load_finetuned`, with what one must know to feed it and to read its output."""
     metadata, tensors = _read(Path(path))
     name, blocks = metadata["backbone"], int(metadata["masked_blocks"])
-    model, spec, _, masked = build_parts(name, weights, int(metadata["image_size"]), blocks, device)
-    digest = frozen_digest(model, spec, blocks).hex()
+    model, spec, split, masked = build_parts(name, weights, int(metadata["image_size"]), blocks, device)
+    digest = frozen_digest(model, spec, len(split.blocks)).hex()
     if digest != metadata["digest"]:
         raise ModelError(
             f"{path}: fine-tuned from frozen weights with digest {metadata['digest']}, those of {name} from "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -18,10 +19,12 @@ from common.models.input_spec import InputSpec
 from common.models.letters import build_letters
 from common.models.maskable import MaskedTensor, masked_tensors
 from common.models.masking import Masks
+from common.models.plain_cnn import build_plain
 from common.models.presets import Source, parse_name
 from common.models.timm_models import build_timm
+from common.models.weights import random_seed
 
-__all__ = ["Backbone", "build_parts", "frozen_digest", "load_backbone"]
+__all__ = ["Backbone", "Parts", "build_parts", "frozen_digest", "load_backbone"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,20 +49,33 @@ class Backbone:
         return out
 
 
+class Parts(NamedTuple):
+    """A backbone before it is masked."""
+
+    model: nn.Module
+    """All of it, frozen and in evaluation mode."""
+    spec: InputSpec
+    split: Split
+    tensors: list[MaskedTensor]
+    """What will be masked, in the order of the flat vector; each is a tensor of the tail."""
+
+
 def load_backbone(name: str, weights: str, image_size: int, masked_blocks: int, device: str = "cpu") -> Backbone:
     """Build a frozen backbone and mask every Linear and Conv2d weight of its last blocks.
 
     Parameters
     ----------
     name
-        ``letters-vit``, a preset, a model of timm, or ``open_clip:MODEL/TAG`` (see `common.models.presets`).
+        ``letters-vit``, ``lenet``, ``conv4``, ``conv6``, a preset, a model of timm, or ``open_clip:MODEL/TAG`` (see
+        `common.models.presets`).
     weights
-        ``default`` (embedded for ``letters-vit``, else from the hub or its cache on this machine), ``random`` (the
-        same on every machine, for tests and measurements of speed), or the path of a ``.safetensors`` file.
+        ``default`` (embedded for ``letters-vit``, drawn with seed 0 for the plain CNNs, else from the hub or its cache
+        on this machine), ``random:SEED`` (the same on every machine; ``random`` is seed 0), or the path of a
+        ``.safetensors`` file.
     image_size
         Side of the input; 0 is the preset's, or the backbone's own.
     masked_blocks
-        Blocks to mask, from the last.
+        Blocks to mask, from the last; 0 is all.
     device
         Where the network lives, a torch device.
 
@@ -69,20 +85,13 @@ def load_backbone(name: str, weights: str, image_size: int, masked_blocks: int, 
         If there is no such backbone, its weights cannot be had, it has fewer blocks, or cannot be split.
     """
     model, spec, split, tensors = build_parts(name, weights, image_size, masked_blocks, device)
-    digest = frozen_digest(model, spec, masked_blocks)
+    digest = frozen_digest(model, spec, len(split.blocks))
     masks = Masks(split.tail, [(tensor.module, tensor.attribute) for tensor in tensors])
     return Backbone(name, spec, split.prefix, split.tail, masks, split.features, digest)
 
 
-def build_parts(
-    name: str, weights: str, image_size: int, masked_blocks: int, device: str = "cpu"
-) -> tuple[nn.Module, InputSpec, Split, list[MaskedTensor]]:
-    """Build and split a model without masking it; parameters and errors of `load_backbone`.
-
-    Returns
-    -------
-    The whole model, frozen and in evaluation mode, its input, its two parts, and the tensors to mask.
-    """
+def build_parts(name: str, weights: str, image_size: int, masked_blocks: int, device: str = "cpu") -> Parts:
+    """Build and split a model without masking it; parameters and errors of `load_backbone`."""
     model, spec = _build(parse_name(name), weights, image_size)
     model.requires_grad_(False).eval().to(device)
     split = split_model(model, spec, masked_blocks)
@@ -90,15 +99,17 @@ def build_parts(
     tensors = masked_tensors(split.blocks)
     if not tensors:
         raise ModelError(f"backbone = {name!r}: there is no Linear or Conv2d weight in {split.blocks[0][0]} and above")
-    return model, spec, split, tensors
+    return Parts(model, spec, split, tensors)
 
 
 def _build(source: Source, weights: str, image_size: int) -> tuple[nn.Module, InputSpec]:
     size = image_size or source.image_size
     with torch.random.fork_rng(devices=[]):  # the libraries draw random weights from torch's global generator
-        torch.manual_seed(0)
+        torch.manual_seed(random_seed(weights) or 0)
         if source.library == "letters":
             return build_letters(weights, size)
+        if source.library == "plain":
+            return build_plain(source, weights, size)
         if source.library == "timm":
             return build_timm(source, weights, size)
         from common.models.open_clip_models import build_open_clip  # its import takes seconds

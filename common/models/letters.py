@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from common.errors import ModelError, brief
 from common.models.input_spec import InputSpec
-from common.models.weights import RANDOM, local_file, read_tensors
+from common.models.weights import DEFAULT, local_file, random_seed, read_tensors
 
 __all__ = ["LETTERS", "build_letters", "build_letters_vit", "find_letters_weights"]
 
@@ -33,20 +33,20 @@ def build_letters(weights: str, image_size: int) -> tuple[VisionTransformer, Inp
     Parameters
     ----------
     weights
-        ``default`` (the embedded file), ``random``, or the path of a .safetensors file.
+        ``default`` (the embedded file), ``random`` or ``random:SEED``, or the path of a .safetensors file.
     image_size
         32, or 0.
 
     Raises
     ------
     ModelError
-        If the size is another, or the weights are missing or do not fit.
+        If the size is another, the weights are missing or do not fit, or the seed is none.
     """
     if image_size not in (0, IMAGE_SIZE):
         raise ModelError(f"image-size = {image_size}: letters-vit takes {IMAGE_SIZE} (or 0)")
     vit = build_letters_vit()
-    if weights != RANDOM:
-        path = find_letters_weights() if weights == "default" else local_file(weights)
+    if random_seed(weights) is None:
+        path = find_letters_weights() if weights == DEFAULT else local_file(weights)
         if not path.is_file():
             raise ModelError(
                 f"the embedded weights are not at {path}; install the project in this environment: pip install ."

@@ -16,7 +16,7 @@ from torch import nn
 from common.errors import ModelError, brief
 from common.models.input_spec import InputSpec
 from common.models.presets import Source
-from common.models.weights import RANDOM, HubFile, find_weights, read_tensors
+from common.models.weights import DEFAULT, HubFile, find_weights, random_seed, read_tensors
 
 __all__ = ["build_open_clip", "open_clip_hub_file"]
 
@@ -89,7 +89,7 @@ def _configs(source: Source, weights: str) -> tuple[dict[str, Any], dict[str, An
         return config, get_pretrained_cfg(source.model, source.tag)
     trained = [get_pretrained_cfg(source.model, tag) for tag in tags]
     kinds = {tuple(str(each.get(key)) for key in ("mean", "std", "interpolation", "quick_gelu")) for each in trained}
-    if weights != RANDOM and (weights == "default" or len(kinds) > 1):
+    if random_seed(weights) is None and (weights == DEFAULT or len(kinds) > 1):
         raise ModelError(
             f"backbone = {str(source)!r}: say which weights, open_clip:{source.model}/TAG with one of "
             f"{', '.join(tags) or '(open_clip knows none)'}; mean, std and activation depend on them"

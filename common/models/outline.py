@@ -36,6 +36,8 @@ class Outline:
     """Of the masked blocks: d, and biases, norms and so on."""
     activations: tuple[int, ...]
     """Shape of what the prefix makes of one image."""
+    below: bool
+    """Whether there is anything below the masked blocks; if not, the activations are the images."""
     features: int
 
     @property
@@ -64,6 +66,7 @@ def outline(name: str, image_size: int = 0, masked_blocks: int = 5) -> Outline:
         _parameters(model),
         sum(_parameters(block) for _, block in split.blocks),
         tuple(activations.shape[1:]),
+        not isinstance(split.prefix, nn.Identity),
         split.features,
     )
 

@@ -1,12 +1,14 @@
-"""Names of backbones: the embedded one, presets, any of timm, any image tower of open_clip."""
+"""Names of backbones: the embedded one, plain CNNs, presets, any of timm, any image tower of open_clip."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["LETTERS", "PRESETS", "Source", "parse_name"]
+__all__ = ["LETTERS", "PLAIN", "PRESETS", "Source", "parse_name"]
 
 LETTERS = "letters-vit"
+PLAIN = ("lenet", "conv4", "conv6")
+"""Small CNNs with random weights (`common.models.plain_cnn`)."""
 _OPEN_CLIP = "open_clip:"
 
 
@@ -14,7 +16,7 @@ class Source(NamedTuple):
     """Where an architecture and its weights come from."""
 
     library: str
-    """``timm``, ``open_clip`` or ``letters`` (the embedded backbone)."""
+    """``timm``, ``open_clip``, ``letters`` (the embedded backbone) or ``plain`` (CNNs with random weights)."""
     model: str
     """The library's name for the architecture."""
     tag: str = ""
@@ -48,11 +50,13 @@ def parse_name(name: str) -> Source:
     Parameters
     ----------
     name
-        ``letters-vit``, a preset, a name of timm (``MODEL`` or ``MODEL.TAG``), or ``open_clip:MODEL`` or
-        ``open_clip:MODEL/TAG``.
+        ``letters-vit``, ``lenet``, ``conv4``, ``conv6``, a preset, a name of timm (``MODEL`` or ``MODEL.TAG``), or
+        ``open_clip:MODEL`` or ``open_clip:MODEL/TAG``.
     """
     if name == LETTERS:
         return Source("letters", name)
+    if name in PLAIN:
+        return Source("plain", name)
     if name in PRESETS:
         return PRESETS[name]
     if name.startswith(_OPEN_CLIP):

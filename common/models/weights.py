@@ -1,4 +1,4 @@
-"""Weights of a backbone: none (random), a file that the config names, or one file of the Hugging Face hub.
+"""Weights of a backbone: random ones, a file that the config names, or one file of the Hugging Face hub.
 
 Only safetensors files are read: other formats may run code. The hub is asked by us and not by timm or open_clip, whose
 client tries for minutes where there is no network: here a short knock comes first, and the error says what to download.
@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 
 from common.errors import ModelError, brief
 
-__all__ = ["RANDOM", "HubFile", "find_weights", "local_file", "read_tensors"]
+__all__ = ["DEFAULT", "RANDOM", "HubFile", "find_weights", "local_file", "random_seed", "read_tensors"]
 
 RANDOM = "random"
-_DEFAULT = "default"
+DEFAULT = "default"
 _KNOCK_SECONDS = 5.0
 
 
@@ -42,7 +42,8 @@ def find_weights(weights: str, hub: HubFile | None, backbone: str) -> Path | Non
     Parameters
     ----------
     weights
-        ``default`` (the hub, or its cache on this machine), ``random``, or the path of a .safetensors file.
+        ``default`` (the hub, or its cache on this machine), ``random`` or ``random:SEED``, or the path of a
+        .safetensors file.
     hub
         Where the library keeps the weights, if it does.
     backbone
@@ -55,11 +56,11 @@ def find_weights(weights: str, hub: HubFile | None, backbone: str) -> Path | Non
     Raises
     ------
     ModelError
-        If there is no such file; within seconds also where the hub cannot be reached.
+        If there is no such file, or the seed is none; within seconds also where the hub cannot be reached.
     """
-    if weights == RANDOM:
+    if random_seed(weights) is not None:
         return None
-    if weights != _DEFAULT:
+    if weights != DEFAULT:
         return local_file(weights)
     if hub is None:
         raise ModelError(
@@ -67,6 +68,27 @@ def find_weights(weights: str, hub: HubFile | None, backbone: str) -> Path | Non
             "(weights='/path/to/file.safetensors'), or another tag of pre-trained weights"
         )
     return _download(hub, backbone)
+
+
+def random_seed(weights: str) -> int | None:
+    """Seed of the random weights that a config value means: 0 for ``random``, that of ``random:SEED``, or None if it
+    means others.
+
+    Raises
+    ------
+    ModelError
+        If the seed is not a number from 0 to 2^63 - 1.
+    """
+    if weights == RANDOM:
+        return 0
+    if not weights.startswith(f"{RANDOM}:"):
+        return None
+    digits = weights.removeprefix(f"{RANDOM}:")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 20 and int(digits) < 2**63):
+        raise ModelError(
+            f"weights = {brief(weights)!r}: after `random:` comes a seed, 0 to 2^63 - 1, for instance random:7"
+        )
+    return int(digits)
 
 
 def local_file(weights: str) -> Path:

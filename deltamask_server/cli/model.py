@@ -22,12 +22,15 @@ def model(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="letters-vit, a preset, a model of timm, or open_clip:MODEL/TAG. Without: a table of the presets.",
+            help="letters-vit, lenet, conv4, conv6, a preset, a model of timm, or open_clip:MODEL/TAG. Without: a "
+            "table of the presets.",
             show_default=False,
         ),
     ] = None,
     image_size: Annotated[int, typer.Option(min=0, max=2048, help="Side of the input; 0 is the backbone's own.")] = 0,
-    masked_blocks: Annotated[int, typer.Option(min=1, max=1000, help="Masked blocks, counted from the last.")] = 5,
+    masked_blocks: Annotated[
+        int, typer.Option(min=0, max=1000, help="Masked blocks, counted from the last; 0 is all.")
+    ] = 5,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -69,6 +72,8 @@ def _lines(found: Outline) -> list[tuple[str, str]]:
     first, last = found.masked_blocks[0], found.masked_blocks[-1]
     blocks = first if first == last else f"{first} to {last}"
     shape = " x ".join(f"{side:,}" for side in found.activations)
+    below = f"all below {first}; run once an image" if found.below else "nothing: the images themselves"
+    masked = "all" if len(found.masked_blocks) == found.depth else f"the last {len(found.masked_blocks)}"
     width = max(len(name) for name, _ in found.tensors)
     shapes = {name: " x ".join(map(str, shape)) for name, shape in found.tensors}
     side = max(map(len, shapes.values()))
@@ -78,11 +83,8 @@ def _lines(found: Outline) -> list[tuple[str, str]]:
         ("input", f"{spec.channels} x {spec.size} x {spec.size}, {spec.interpolation}"),
         ("mean, std", f"{_numbers(spec.mean)}; {_numbers(spec.std)}"),
         ("parameters", f"{found.parameters:,}, of which {found.masked_block_parameters:,} in masked blocks"),
-        ("blocks", f"{found.depth}, masked: the last {len(found.masked_blocks)}"),
-        (
-            "prefix",
-            f"all below {first}; run once an image, {shape} values ({2 * prod(found.activations):,} bytes) kept",
-        ),
+        ("blocks", f"{found.depth}, masked: {masked}"),
+        ("prefix", f"{below}, {shape} values ({2 * prod(found.activations):,} bytes) kept"),
         ("tail", f"{blocks}, and what follows: {found.features} features"),
         *(
             ("" if i else "masked layers", f"{name:{width}}  {shapes[name]:{side}}  {prod(shape):>10,}")
@@ -122,6 +124,8 @@ def _figures(found: Outline) -> dict[str, Any]:
 def _weights(found: Outline) -> str:
     if found.source.library == "letters":
         return "embedded"
+    if found.source.library == "plain":
+        return "random, from a seed (`random:SEED`)"
     return str(found.hub) if found.hub else "none on the hub that are known: name a tag or a file"
 
 

@@ -7,10 +7,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from common.models.families.convmixer import split_convmixer
+from common.models.families.plain_cnn import split_plain_cnn
 from common.models.families.sequence import split_sequence
 from common.models.families.split import Split
 from common.models.families.vision_transformer import split_vision_transformer
 from common.models.input_spec import InputSpec
+from common.models.plain_cnn import PlainCNN
 
 __all__ = ["Split", "split_model"]
 
@@ -21,11 +23,11 @@ def split_model(model: nn.Module, spec: InputSpec, masked_blocks: int) -> Split:
     Parameters
     ----------
     model
-        A model of timm without classifier, or an image tower of open_clip, in evaluation mode.
+        A model of timm without classifier, an image tower of open_clip, or a plain CNN, in evaluation mode.
     spec
         Its input.
     masked_blocks
-        Blocks in the tail.
+        Blocks in the tail; 0 is all.
 
     Raises
     ------
@@ -37,6 +39,8 @@ def split_model(model: nn.Module, spec: InputSpec, masked_blocks: int) -> Split:
         return split_vision_transformer(model, masked_blocks)
     if type(model) is ConvMixer:
         return split_convmixer(model, masked_blocks)
+    if type(model) is PlainCNN:
+        return split_plain_cnn(model, masked_blocks)
     if type(model).__module__.startswith("open_clip."):  # its import takes seconds
         from common.models.families.open_clip_tower import split_open_clip
 

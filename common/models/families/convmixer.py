@@ -27,6 +27,6 @@ class _Tail(nn.Module):
 def split_convmixer(mixer: ConvMixer, masked_blocks: int) -> Split:
     """Split a ConvMixer; activations are maps ``(n, width, side, side)``."""
     blocks = cut(numbered("blocks", mixer.blocks), masked_blocks)
-    first = len(mixer.blocks) - masked_blocks
+    first = len(mixer.blocks) - len(blocks)
     prefix = nn.Sequential(mixer.stem, mixer.blocks[:first])
     return Split(prefix, _Tail(mixer, first), blocks, len(mixer.blocks), int(mixer.head_hidden_size))

@@ -68,6 +68,6 @@ def split_open_clip(
         return split_sequence(tower, spec, masked_blocks)
     resblocks = tower.transformer.resblocks
     blocks = cut(numbered("transformer.resblocks", resblocks), masked_blocks)
-    first = len(resblocks) - masked_blocks
+    first = len(resblocks) - len(blocks)
     features = int(tower.output_dim)
     return Split(_Prefix(tower, first), _Tail(tower, first), blocks, len(resblocks), features)

@@ -29,7 +29,14 @@ class Split:
 
 
 def cut(blocks: Sequence[tuple[str, nn.Module]], masked_blocks: int) -> tuple[tuple[str, nn.Module], ...]:
-    """The last of named blocks.
+    """The last of named blocks, or all of them.
+
+    Parameters
+    ----------
+    blocks
+        All blocks of the network.
+    masked_blocks
+        How many; 0 is all.
 
     Raises
     ------
@@ -37,9 +44,11 @@ def cut(blocks: Sequence[tuple[str, nn.Module]], masked_blocks: int) -> tuple[tu
         If there are fewer.
     """
     depth = len(blocks)
-    if not 1 <= masked_blocks <= depth:
-        raise ModelError(f"masked-blocks = {masked_blocks}: the backbone has {depth} blocks, {blocks[0][0]} and after")
-    return tuple(blocks[depth - masked_blocks :])
+    if not 0 <= masked_blocks <= depth:
+        raise ModelError(
+            f"masked-blocks = {masked_blocks}: the backbone has {depth} blocks, {blocks[0][0]} and after (0 masks all)"
+        )
+    return tuple(blocks[depth - masked_blocks :] if masked_blocks else blocks)
 
 
 def numbered(name: str, blocks: Iterable[nn.Module]) -> list[tuple[str, nn.Module]]:

@@ -41,6 +41,6 @@ class _Tail(nn.Module):
 def split_vision_transformer(vit: VisionTransformer, masked_blocks: int) -> Split:
     """Split a Vision Transformer of timm; activations are tokens ``(n, tokens, width)``."""
     blocks = cut(numbered("blocks", vit.blocks), masked_blocks)
-    first = len(vit.blocks) - masked_blocks
+    first = len(vit.blocks) - len(blocks)
     features = vit.head.out_features if isinstance(vit.head, nn.Linear) else vit.num_features
     return Split(_Prefix(vit, first), _Tail(vit, first), blocks, len(vit.blocks), int(features))
