@@ -21,8 +21,8 @@ from common.errors import ConfigError, ModelError
 from common.models import Activations, Masks, load_backbone, preprocess
 from common.models.backbone import build_parts
 from common.models.families import split_model
+from common.models.kaiming import kaiming_uniform
 from common.models.outline import outline
-from common.models.plain_cnn import kaiming_uniform
 from common.models.presets import PLAIN, parse_name
 from common.uniforms import stream_key, uniforms
 from deltamask_server.cli import app

@@ -13,21 +13,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import replace
 from itertools import count
-from math import prod, sqrt
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from common.errors import ModelError, brief
 from common.models.input_spec import InputSpec
+from common.models.kaiming import kaiming_uniform
 from common.models.presets import Source
 from common.models.weights import DEFAULT, local_file, random_seed, read_tensors
-from common.uniforms import stream_key, uniforms
+from common.uniforms import stream_key
 
-__all__ = ["PlainCNN", "build_plain", "kaiming_uniform"]
+__all__ = ["PlainCNN", "build_plain"]
 
 
 class _Conv(NamedTuple):
@@ -133,28 +131,6 @@ def build_plain(source: Source, weights: str, image_size: int) -> tuple[PlainCNN
         what = f"weights = {str(path)!r} are not those of {name} at image-size = {size}"
         raise ModelError(f"{what}: {brief(error)}") from error
     return model, replace(plan.spec, size=size)
-
-
-def kaiming_uniform(key: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Draw the weights of a layer before ReLU (He et al., arXiv 1502.01852): uniform within sqrt(6 / fan in), which
-    makes their standard deviation sqrt(2 / fan in).
-
-    Parameters
-    ----------
-    key
-        Of a stream of `common.uniforms`.
-    shape
-        Outputs first, then all that goes into one output.
-
-    Returns
-    -------
-    float32 of that shape, never 0. Each value is made of two lanes of 16 bits, so that magnitudes hardly tie. Machines
-    agree: all but one square root and one multiplication, which every processor rounds alike, are integers.
-    """
-    lanes = uniforms(key, 2 * prod(shape)).astype(np.int64)
-    centred = 2 * (lanes[0::2] + (lanes[1::2] << 16)) + 1 - 2**32  # odd numbers, as many below 0 as above
-    step = sqrt(6 / prod(shape[1:])) / 2**32
-    return (centred * step).astype(np.float32).reshape(shape)
 
 
 def _block(**modules: nn.Module) -> nn.Sequential:
