@@ -7,7 +7,7 @@ says so, and the server sends everything.
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ class ThetaStore(RunFile):
 
     def save(self, held: Held) -> bool:
         """Replace what is held; False if the disk does not take it."""
-        tensors = {
+        tensors: dict[str, NDArray[Any]] = {
             "theta": held.theta,
             "head.weight": held.head.weight,
             "head.bias": held.head.bias,
