@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,12 @@ def command_line(
     running = commands.add_parser("run", help="run what is not kept yet")
     running.add_argument("--data", type=Path, required=True, help="folder with the .npz files and the ViT's weights")
     running.add_argument("--jobs", type=int, default=1, help="simulations side by side (default: 1)")
+    running.add_argument("--only", default="*", help="names of runs, with * and ? (default: all)")
     commands.add_parser("table", help="print what is kept as Markdown")
     commands.add_parser("plot", help="draw what is kept")
     args = parser.parse_args()
     if args.command == "run":
-        _run_all(plans(), args.data.resolve(), _RESULTS / experiment, args.jobs)
+        chosen = [plan for plan in plans() if fnmatch(plan.name, args.only)]
+        _run_all(chosen, args.data.resolve(), _RESULTS / experiment, args.jobs)
     else:
         print(table() if args.command == "table" else plot())
