@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from common.errors import BadCode, BadMetric, TruncatedPayload, WrongModel
 from common.models import Head
-from common.weights_payload import LARGEST, join_weights
+from common.weights_payload import LARGEST, PLAIN, join_weights
 from common.wire import HEADER_BYTES, METHODS, Header, pack_payload, unpack_payload
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "unpack_ticket",
 ]
 
-_PLAIN = 0
 _DIGEST_BYTES = 8
 _EVERYTHING = bytes(_DIGEST_BYTES)
 
@@ -141,7 +140,7 @@ def unpack_ticket(
 
 
 def _header(count: int, n: int, server_round: int, slot: int, base: bytes) -> Header:
-    return Header(_PLAIN, server_round, slot, count, n, base, METHODS["lotteryfl"])
+    return Header(PLAIN, server_round, slot, count, n, base, METHODS["lotteryfl"])
 
 
 # -- downwards
