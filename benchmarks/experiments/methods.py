@@ -52,6 +52,8 @@ RESTRICTED = {
     "fedavg": {"method": "fedavg", "weight-learning-rate": 3e-4, "restricted-softmax": True},
 }
 """Under Dirichlet 0.1 also with each client's cross-entropy over its own classes only."""
+WEIGHTED = {"codec": "fuse8", "kappa": 0.5, "kappa-final": 0.3, "restricted-softmax": True, "vote-examples": 40}
+"""Also with masks that count by examples, as FedAvg's weights do."""
 RATES = (1e-4, 3e-4, 3e-5)
 
 
@@ -65,6 +67,7 @@ def plans() -> Iterator[Plan]:
                 common = COMMON | {"dataset": file, "dirichlet-alpha": alpha}
                 yield Plan(f"{data}-a{alpha:g}-{name}", common | config)
     for data, file in DATA.items():
+        yield Plan(f"{data}-a0.1-fuse8-weighted", COMMON | WEIGHTED | {"dataset": file, "dirichlet-alpha": 0.1})
         config = {"dataset": file, "dirichlet-alpha": 0.1, "codec": "fuse8", "learning-rate": 0.03}
         yield Plan(f"ablation-{data}-a0.1-step-0.03", COMMON | config)
         config = RESTRICTED["relative"] | {"dataset": file, "dirichlet-alpha": 0.1, "initial-theta": 0.99}
