@@ -60,8 +60,8 @@ def fold(posterior: BetaPosterior, mask: NDArray[np.bool_], votes: int = 1) -> B
 
 
 def votes_of(examples: int, vote_examples: int) -> int:
-    """How often a client's mask counts (our choice): once, as in the paper, where ``vote_examples`` is 0; otherwise once
-    for each so many examples, rounded, at least once and at most `MOST_VOTES` times.
+    """How often a client's mask counts: once, as in the paper, where ``vote_examples`` is 0; otherwise once for each so
+    many examples, rounded, at least once and at most `MOST_VOTES` times (our choice).
     """
     if vote_examples == 0:
         return 1
