@@ -135,11 +135,6 @@ class RunConfig(_Config):
     weight_learning_rate: float = Field(1e-4, gt=0, description="The same on weights: `fedavg`, `lotteryfl`.")
     optimiser: Literal["adam", "sgd"] = Field("adam", description="How clients train; `adam` is the paper.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`.")
-    restricted_softmax: bool = Field(
-        False,
-        description="Each client's cross-entropy is over the classes that it has images of, so that it does not push "
-        "down the others: for clients with few classes each.",
-    )
     augment: int = Field(
         0,
         ge=0,

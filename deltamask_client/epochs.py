@@ -39,8 +39,6 @@ class Recipe:
     """What the masked blocks compute in: float32, or bfloat16 by autocast. What is trained, and its gradients, are
     float32.
     """
-    restricted_softmax: bool = False
-    """Leave classes that there are no local images of out of the cross-entropy: nothing then pushes them down."""
 
     def make_optimiser(self, parameters: Parameters) -> torch.optim.Optimizer:
         """A fresh one: its moments would describe a model that aggregation has replaced."""
@@ -91,7 +89,6 @@ def run_epochs(
     device = activations.device
     targets = torch.from_numpy(labels)
     optimiser = recipe.make_optimiser(parameters)
-    own = torch.from_numpy(np.unique(labels)).to(device)
     loss_sum, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
     for epoch in range(1, recipe.epochs + 1):
         loss_sum.zero_(), right.zero_()  # the last epoch's are reported
@@ -104,8 +101,6 @@ def run_epochs(
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == torch.bfloat16):
                 features = tail(tokens)
             logits = head(features.float())
-            if recipe.restricted_softmax:
-                logits = torch.full_like(logits, -torch.inf).index_copy(1, own, logits[:, own])
             loss = F.cross_entropy(logits, target)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

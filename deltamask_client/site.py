@@ -93,7 +93,6 @@ def recipe_of(run: RunConfig, node: NodeConfig, learning_rate: float) -> Recipe:
         run.optimiser,
         run.momentum,
         _precision_of(node),
-        run.restricted_softmax,
     )
 
 

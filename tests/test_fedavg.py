@@ -144,25 +144,6 @@ def test_training_moves_every_parameter_and_leaves_the_backbone_as_it_was() -> N
     assert torch.equal(torch.from_numpy(tail.read()), torch.from_numpy(frozen))
 
 
-def test_a_restricted_softmax_leaves_absent_classes_alone() -> None:
-    backbone = load_backbone("letters-vit", "default", 0, 1)
-    rng = np.random.default_rng(0)
-    activations = Activations(backbone, rng.integers(0, 256, (20, 8, 8), dtype=np.uint8), keep="memory")
-    labels, head = 2 * rng.integers(0, 2, 20), Head(np.ones((3, 128), np.float32), np.zeros(3, np.float32))
-    frozen = TailWeights(backbone).read()
-
-    def trained(restricted: bool) -> Head:
-        recipe = Recipe(2, 5, 1e-3, restricted_softmax=restricted)
-        result = train_weights(backbone, head, activations, labels, frozen, recipe, seed=1)
-        assert np.isfinite(result.fit.loss)
-        return result.head
-
-    assert np.array_equal(trained(True).weight[1], head.weight[1])
-    assert trained(True).bias[1] == 0
-    assert trained(False).bias[1] < 0, "it is pushed down otherwise"
-    assert (trained(True).weight[[0, 2]] != head.weight[[0, 2]]).all()
-
-
 def test_a_whole_run(tmp_path: Path) -> None:
     config = {"method": "fedavg", "train-limit": 120, "test-limit": 50, "local-epochs": 1, "head-epochs": 20}
     config |= {"num-server-rounds": 2, "weight-learning-rate": 0.001, "masked-blocks": 2}

@@ -47,31 +47,26 @@ METHODS: dict[str, dict[str, Any]] = {
     "fuse8": {"codec": "fuse8", "kappa": 0.5, "kappa-final": 0.3},
     "relative": {"codec": "relative", "target-bpp": 0.007, "downlink": "relay"},
 }
-RESTRICTED = {
-    **{name: config | {"restricted-softmax": True} for name, config in METHODS.items()},
-    "fedavg": {"method": "fedavg", "weight-learning-rate": 3e-4, "restricted-softmax": True},
+WEIGHTED = {
+    f"{name}, by examples": config | {"vote-examples": 40, "downlink": "exact"} for name, config in METHODS.items()
 }
-"""Under Dirichlet 0.1 also with each client's cross-entropy over its own classes only."""
-WEIGHTED = {"codec": "fuse8", "kappa": 0.5, "kappa-final": 0.3, "restricted-softmax": True, "vote-examples": 40}
-"""Also with masks that count by examples, as FedAvg's weights do."""
+"""Under Dirichlet 0.1 also with masks that count by examples, as FedAvg's weights do."""
 RATES = (1e-4, 3e-4, 3e-5)
 
 
 def plans() -> Iterator[Plan]:
     """Every run, seed 1, then what was tried where DeltaMask is behind."""
     rates = {f"fedavg-{rate:g}": {"method": "fedavg", "weight-learning-rate": rate} for rate in RATES}
-    restricted = {f"{name}-restricted": config for name, config in RESTRICTED.items()}
     for alpha in ALPHAS:
-        for name, config in (METHODS | rates | (restricted if alpha < 1 else {})).items():
+        for name, config in (METHODS | rates | (WEIGHTED if alpha < 1 else {})).items():
             for data, file in DATA.items():
                 common = COMMON | {"dataset": file, "dirichlet-alpha": alpha}
-                yield Plan(f"{data}-a{alpha:g}-{name}", common | config)
+                yield Plan(_file(data, alpha, name), common | config)
     for data, file in DATA.items():
-        yield Plan(f"{data}-a0.1-fuse8-weighted", COMMON | WEIGHTED | {"dataset": file, "dirichlet-alpha": 0.1})
         config = {"dataset": file, "dirichlet-alpha": 0.1, "codec": "fuse8", "learning-rate": 0.03}
         yield Plan(f"ablation-{data}-a0.1-step-0.03", COMMON | config)
-        config = RESTRICTED["relative"] | {"dataset": file, "dirichlet-alpha": 0.1, "initial-theta": 0.99}
-        yield Plan(f"ablation-{data}-a0.1-restricted-theta-0.99", COMMON | config)
+        config = METHODS["relative"] | {"dataset": file, "dirichlet-alpha": 0.1, "initial-theta": 0.99}
+        yield Plan(f"ablation-{data}-a0.1-theta-0.99", COMMON | config)
     even = COMMON | {"dataset": DATA["cifar10"], "dirichlet-alpha": 10.0, "codec": "fuse8"}
     yield Plan("ablation-cifar10-a10-kappa-0.8-0.4", even | {"kappa": 0.8, "kappa-final": 0.4})
     yield Plan("ablation-cifar10-a10-batch-32", even | {"batch-size": 32})
@@ -84,15 +79,14 @@ def last(run: dict[str, Any]) -> float:
 
 def runs_of(data: str, alpha: float) -> dict[str, dict[str, Any]]:
     """What is kept of one data set and split: by method, the best of the learning rates for `fedavg`."""
-    names = [*METHODS, *(f"{name}-restricted" for name in RESTRICTED)]
-    kept = {name: runs[0] for name in names if (runs := load("methods", f"{data}-a{alpha:g}-{name}"))}
-    rates = [run for rate in RATES for run in load("methods", f"{data}-a{alpha:g}-fedavg-{rate:g}")]
-    found = kept | ({"fedavg": max(rates, key=last)} if rates else {})
-    return {name.replace("-restricted", ", own classes"): found[name] for name in sorted(found, key=_order)}
+    names = [*METHODS, *(WEIGHTED if alpha < 1 else ())]
+    found = {name: runs[0] for name in names if (runs := load("methods", _file(data, alpha, name)))}
+    rates = [run for rate in RATES for run in load("methods", _file(data, alpha, f"fedavg-{rate:g}"))]
+    return found | ({"fedavg": max(rates, key=last)} if rates else {})
 
 
-def _order(name: str) -> tuple[bool, int]:
-    return name.endswith("-restricted"), [*METHODS, "fedavg"].index(name.removesuffix("-restricted"))
+def _file(data: str, alpha: float, name: str) -> str:
+    return f"{data}-a{alpha:g}-{name.replace(', ', '-').replace(' ', '-')}"
 
 
 def megabytes(run: dict[str, Any]) -> list[float]:
@@ -113,7 +107,7 @@ def table() -> str:
     for data in DATA:
         for alpha in ALPHAS:
             for name, run in runs_of(data, alpha).items():
-                rate = f" (step {run['config']['weight-learning-rate']:g})" if name.startswith("fedavg") else ""
+                rate = f" (step {run['config']['weight-learning-rate']:g})" if name == "fedavg" else ""
                 up, down = (
                     sum(entry[way]["bpp"] for entry in rounds) / len(rounds)
                     for way, rounds in (("uplink", run["rounds"]), ("downlink", run["rounds"][1:]))
@@ -136,8 +130,7 @@ def plot() -> Path:
             accuracy = [100 * run["rounds"][i]["accuracy"]["mean"] for i in evaluated]
             sums = megabytes(run)
             start = 100 * run["linear_probe"]["accuracy"]
-            style = {"marker": "o", "markersize": 3, "color": f"C{number % 3}", "label": name}
-            style["linestyle"] = "--" if "own classes" in name else "-"
+            style = {"marker": "o", "markersize": 3, "color": f"C{number}", "label": name}
             axes[0][column].plot([0, *(i + 1 for i in evaluated)], [start, *accuracy], **style)
             axes[1][column].plot([sums[i] for i in evaluated], accuracy, **style)
         axes[0][column].set(title=f"{NAMES[data]}, Dirichlet {alpha:g}", xlabel="round")
