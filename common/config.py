@@ -149,13 +149,6 @@ class RunConfig(_Config):
     )
     theta_clip: float = Field(0.01, gt=0, lt=0.5, description="Aggregated probabilities stay in [clip, 1 - clip].")
     prior: float = Field(1.0, ge=1, description="lambda_0 of the Beta(lambda_0, lambda_0) prior.")
-    vote_examples: int = Field(
-        0,
-        ge=0,
-        le=1_000_000,
-        description="A client's mask counts once for each so many of its examples, at least once and at most 64 times; "
-        "0 is the paper: every client counts once. Not with downlink `relay`.",
-    )
     head: Literal["linear-probe", "ridge", "mean", "random"] = Field(
         "linear-probe",
         description="How the head is fitted in the head round: the paper's average of local probes, ridge regression "
@@ -348,11 +341,6 @@ def parse_run_config(values: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(
             "run config: head = 'random': deltamask leaves the head as it is; choose one that is fitted, or the method "
             "hidenseek, fedavg or lotteryfl"
-        )
-    if config.vote_examples and config.downlink == "relay":
-        raise ConfigError(
-            f"run config: vote-examples = {config.vote_examples}: under downlink = 'relay' clients fold each other's "
-            "masks, and do not know how often each counts; use 'exact'"
         )
     if config.local_only and (config.method != "hidenseek" or config.upload != "signs"):
         raise ConfigError("run config: local-only = true: it is the control of method = 'hidenseek', upload = 'signs'")

@@ -17,19 +17,7 @@ from numpy.typing import NDArray
 
 from common.theta import quantise
 
-__all__ = [
-    "MOST_VOTES",
-    "BetaPosterior",
-    "empty_posterior",
-    "fold",
-    "is_reset_round",
-    "mode",
-    "posterior_of",
-    "votes_of",
-]
-
-MOST_VOTES = 64
-"""Of one client: whatever it says of its examples, it cannot outvote everybody."""
+__all__ = ["BetaPosterior", "empty_posterior", "fold", "is_reset_round", "mode", "posterior_of"]
 
 
 @dataclass(frozen=True)
@@ -51,21 +39,11 @@ def empty_posterior(d: int, prior: float = 1.0) -> BetaPosterior:
     return BetaPosterior(np.zeros(d, dtype=np.uint16), 0, prior)
 
 
-def fold(posterior: BetaPosterior, mask: NDArray[np.bool_], votes: int = 1) -> BetaPosterior:
-    """Add one client's mask (bool, shape ``(d,)``), as often as it has votes: alpha += m, beta += 1 - m."""
-    if posterior.masks + votes > 65535:
+def fold(posterior: BetaPosterior, mask: NDArray[np.bool_]) -> BetaPosterior:
+    """Add one client's mask (bool, shape ``(d,)``): alpha += m, beta += 1 - m."""
+    if posterior.masks >= 65535:
         raise ValueError("a posterior holds at most 65,535 masks; reset it more often")
-    ones = posterior.ones + mask * np.uint16(votes)
-    return BetaPosterior(ones, posterior.masks + votes, posterior.prior)
-
-
-def votes_of(examples: int, vote_examples: int) -> int:
-    """How often a client's mask counts: once, as in the paper, where ``vote_examples`` is 0; otherwise once for each so
-    many examples, rounded, at least once and at most `MOST_VOTES` times (our choice).
-    """
-    if vote_examples == 0:
-        return 1
-    return min(max(1, (2 * examples + vote_examples) // (2 * vote_examples)), MOST_VOTES)
+    return BetaPosterior(posterior.ones + mask.astype(np.uint16), posterior.masks + 1, posterior.prior)
 
 
 def mode(posterior: BetaPosterior, clip: float = 0.01) -> NDArray[np.uint16]:

@@ -143,7 +143,6 @@ def _strategy(config: RunConfig, backbone: Backbone, classes: Sequence[str], enr
         initial_theta=config.initial_theta,
         theta_clip=config.theta_clip,
         prior=config.prior,
-        vote_examples=config.vote_examples,
         frozen_head_rounds=config.frozen_head_rounds,
         **shared,
     )

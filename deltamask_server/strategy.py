@@ -19,7 +19,7 @@ from common.codecs import SharedState, codec_of
 from common.messages import Update
 from common.models import Head
 from common.models.heads.linear_probe import average_heads
-from common.posterior import empty_posterior, fold, is_reset_round, mode, votes_of
+from common.posterior import empty_posterior, fold, is_reset_round, mode
 from common.theta import quantise, theta_digest
 from common.wire import max_payload_bytes
 from deltamask_server.downlink import Downlink
@@ -41,7 +41,7 @@ class DeltaMask(RoundStrategy):
         Sizes of the masked tensors; d is their sum.
     downlink
         How theta travels: ``float32``, ``quantised``, ``exact`` or ``relay``.
-    initial_theta, theta_clip, prior, vote_examples
+    initial_theta, theta_clip, prior
         See `common.config.RunConfig`.
     frozen_head_rounds
         Rounds that leave the head as it is; in later ones clients train it too.
@@ -58,13 +58,12 @@ class DeltaMask(RoundStrategy):
         initial_theta: float = 0.95,
         theta_clip: float = 0.01,
         prior: float = 1.0,
-        vote_examples: int = 0,
         frozen_head_rounds: float = math.inf,
         **options: Any,
     ) -> None:
         super().__init__(enrolment, **options)
         self._segments = tuple(segments)
-        self._theta_clip, self._prior, self._vote_examples = theta_clip, prior, vote_examples
+        self._theta_clip, self._prior = theta_clip, prior
         self.theta: NDArray[np.uint16] = np.full(self.d, quantise(initial_theta), dtype=np.uint16)
         self._downlink = Downlink(downlink, self._segments, self._seed, self.theta, theta_clip)
         self._posterior = self._start = self._folded = empty_posterior(self.d, prior)
@@ -107,8 +106,7 @@ class DeltaMask(RoundStrategy):
         # Before anything is folded: of a reply everything counts, or nothing.
         head = None if update.head is None else Head.from_bytes(update.head, self._classes, self._features)
         shared = SharedState(self.theta, self._seed, server_round, slot, self._segments)
-        votes = votes_of(update.examples, self._vote_examples)
-        self._folded = fold(self._folded, codec_of(update.payload).decode(update.payload, shared), votes)
+        self._folded = fold(self._folded, codec_of(update.payload).decode(update.payload, shared))
         self._payloads[slot] = update.payload
         if head is not None:
             self._heads[slot] = head, update.examples

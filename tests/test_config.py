@@ -34,7 +34,6 @@ def test_config_files_are_valid(path: Path) -> None:
         ({"kappa": 0.3}, ["kappa-final = 0.4", "kappa = 0.3"]),
         ({"method": "fedprox"}, ["method = 'fedprox'", "deltamask"]),
         ({"head": "random"}, ["head = 'random'", "hidenseek"]),
-        ({"vote-examples": 40, "downlink": "relay"}, ["vote-examples = 40", "relay"]),
         ({"local-only": True}, ["local-only", "hidenseek"]),
         ({"sign-codec": "relative"}, ["sign-codec = 'relative'", "exact"]),
         ({"seed": -1, "initial-theta": 1.0}, ["seed = -1", "initial-theta = 1.0"]),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.posterior import BetaPosterior, empty_posterior, fold, is_reset_round, mode, posterior_of, votes_of
+from common.posterior import BetaPosterior, empty_posterior, fold, is_reset_round, mode, posterior_of
 from common.theta import probabilities, quantise, scores, theta_digest
 
 
@@ -102,24 +102,3 @@ def test_fold_leaves_its_argument_alone() -> None:
 )
 def test_prior_resets_every_ceil_of_one_over_participation(participation: float, resets: list[int]) -> None:
     assert [r for r in range(1, 5) if is_reset_round(r, participation)] == resets
-
-
-def test_a_mask_counts_as_often_as_it_has_votes() -> None:
-    rng = np.random.default_rng(0)
-    masks, votes = rng.random((4, 500)) < 0.7, [1, 5, 2, 64]
-    together = separately = empty_posterior(500)
-    for mask, count in zip(masks, votes, strict=True):
-        together = fold(together, mask, count)
-        for _ in range(count):
-            separately = fold(separately, mask)
-    assert together.masks == separately.masks == 72
-    assert np.array_equal(together.ones, separately.ones)
-    assert np.array_equal(mode(together), mode(separately))
-
-
-@pytest.mark.parametrize(
-    ("examples", "each", "votes"),
-    [(1, 0, 1), (10**9, 0, 1), (1, 40, 1), (59, 40, 1), (60, 40, 2), (400, 40, 10), (10**9, 40, 64)],
-)
-def test_votes_follow_examples_within_limits(examples: int, each: int, votes: int) -> None:
-    assert votes_of(examples, each) == votes

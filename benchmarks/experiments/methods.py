@@ -47,10 +47,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "fuse8": {"codec": "fuse8", "kappa": 0.5, "kappa-final": 0.3},
     "relative": {"codec": "relative", "target-bpp": 0.007, "downlink": "relay"},
 }
-WEIGHTED = {
-    f"{name}, by examples": config | {"vote-examples": 40, "downlink": "exact"} for name, config in METHODS.items()
-}
-"""Under Dirichlet 0.1 also with masks that count by examples, as FedAvg's weights do."""
 RATES = (1e-4, 3e-4, 3e-5)
 
 
@@ -58,7 +54,7 @@ def plans() -> Iterator[Plan]:
     """Every run, seed 1, then what was tried where DeltaMask is behind."""
     rates = {f"fedavg-{rate:g}": {"method": "fedavg", "weight-learning-rate": rate} for rate in RATES}
     for alpha in ALPHAS:
-        for name, config in (METHODS | rates | (WEIGHTED if alpha < 1 else {})).items():
+        for name, config in (METHODS | rates).items():
             for data, file in DATA.items():
                 common = COMMON | {"dataset": file, "dirichlet-alpha": alpha}
                 yield Plan(_file(data, alpha, name), common | config)
@@ -79,8 +75,7 @@ def last(run: dict[str, Any]) -> float:
 
 def runs_of(data: str, alpha: float) -> dict[str, dict[str, Any]]:
     """What is kept of one data set and split: by method, the best of the learning rates for `fedavg`."""
-    names = [*METHODS, *(WEIGHTED if alpha < 1 else ())]
-    found = {name: runs[0] for name in names if (runs := load("methods", _file(data, alpha, name)))}
+    found = {name: runs[0] for name in METHODS if (runs := load("methods", _file(data, alpha, name)))}
     rates = [run for rate in RATES for run in load("methods", _file(data, alpha, f"fedavg-{rate:g}"))]
     return found | ({"fedavg": max(rates, key=last)} if rates else {})
 
