@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from common.errors import BadCode, BadMetric, TruncatedPayload, WrongModel
 from common.models import Head
-from common.weights_payload import LARGEST, PLAIN, join_weights
-from common.wire import HEADER_BYTES, METHODS, Header, pack_payload, unpack_payload
+from common.weights_payload import LARGEST, join_weights
+from common.wire import HEADER_BYTES, METHODS, PLAIN, Header, pack_payload, unpack_payload
 
 __all__ = [
     "Global",

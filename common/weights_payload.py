@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from common.errors import BadMetric, WrongModel
 from common.models import Head
-from common.wire import HEADER_BYTES, METHODS, Header, pack_payload, unpack_payload
+from common.wire import HEADER_BYTES, METHODS, PLAIN, Header, pack_payload, unpack_payload
 
 __all__ = [
     "LARGEST",
-    "PLAIN",
     "join_weights",
     "pack_empty",
     "pack_weights",
@@ -31,8 +30,6 @@ __all__ = [
 
 LARGEST = 256.0
 """No weight is larger: averages are sums of fixed-point numbers (`deltamask_server.fedavg`)."""
-PLAIN = 0
-"""In the place of a codec's number: the body is plain numbers."""
 _FEDAVG = METHODS["fedavg"]
 
 

@@ -24,6 +24,7 @@ from common.errors import (
 __all__ = [
     "HEADER_BYTES",
     "METHODS",
+    "PLAIN",
     "VERSIONS",
     "Header",
     "max_payload_bytes",
@@ -37,6 +38,8 @@ MAGIC = b"DM"
 VERSIONS = (1, 2)
 """Those that this release reads. Version 2 differs in large filters only."""
 METHODS = {"deltamask": 1, "fedavg": 2, "hidenseek": 3, "lotteryfl": 4}
+PLAIN = 0
+"""In the place of a codec's number: the body is plain numbers."""
 _LAYOUT = struct.Struct("<2sBBBBIIII8sI")
 HEADER_BYTES = _LAYOUT.size
 

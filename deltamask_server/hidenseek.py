@@ -24,7 +24,7 @@ from common.models.subnetwork import Magnitudes, Subnetwork
 from common.signs import SignState, as_floats, positive_signs, signs_to_theta
 from common.theta import theta_digest
 from common.weights_payload import unpack_weights, weights_bytes, weights_digest
-from common.wire import METHODS, Header, max_payload_bytes, unpack_payload
+from common.wire import METHODS, PLAIN, Header, max_payload_bytes, unpack_payload
 from deltamask_server.downlink import Downlink
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
@@ -131,7 +131,7 @@ class HideNseek(RoundStrategy):
     def accept(self, update: Update, server_round: int, slot: int) -> None:
         """Decode one client's signs, or scores, and add them."""
         if self._local_only:
-            unpack_payload(update.payload, Header(0, server_round, slot, 0, 0, bytes(8), _METHOD))
+            unpack_payload(update.payload, Header(PLAIN, server_round, slot, 0, 0, bytes(8), _METHOD))
             return
         if self._upload == "scores":
             found = unpack_weights(update.payload, self.n, server_round, slot, self.digest, _METHOD)

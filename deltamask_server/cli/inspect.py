@@ -101,14 +101,16 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     """
     from common.codecs import codec_of
     from common.errors import ChecksumMismatch, PayloadError, WrongFormat, WrongModel
-    from common.weights_payload import PLAIN
-    from common.wire import HEADER_BYTES, METHODS, read_header
+    from common.wire import HEADER_BYTES, METHODS, PLAIN, read_header
 
     header, intact = read_header(payload)
     methods = {number: name for name, number in METHODS.items()}
     if header.method not in methods:
         raise WrongFormat(f"method {header.method}: there is no such method")
-    if header.codec == PLAIN:
+    if methods[header.method] in ("fedavg", "lotteryfl") or (methods[header.method], header.codec) == (
+        "hidenseek",
+        PLAIN,
+    ):
         return _explain_weights(payload, methods[header.method])
     codec = codec_of(payload)
     lines = [
