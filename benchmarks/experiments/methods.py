@@ -61,10 +61,13 @@ def plans() -> Iterator[Plan]:
     for data, file in DATA.items():
         config = {"dataset": file, "dirichlet-alpha": 0.1, "codec": "fuse8", "learning-rate": 0.03}
         yield Plan(f"ablation-{data}-a0.1-step-0.03", COMMON | config)
+        config = METHODS["fuse8"] | {"dataset": file, "dirichlet-alpha": 0.1, "head-finetune-rounds": 12}
+        yield Plan(f"ablation-{data}-a0.1-head-trained", COMMON | config)
         config = METHODS["relative"] | {"dataset": file, "dirichlet-alpha": 0.1, "initial-theta": 0.99}
         yield Plan(f"ablation-{data}-a0.1-theta-0.99", COMMON | config)
     even = COMMON | {"dataset": DATA["cifar10"], "dirichlet-alpha": 10.0, "codec": "fuse8"}
     yield Plan("ablation-cifar10-a10-kappa-0.8-0.4", even | {"kappa": 0.8, "kappa-final": 0.4})
+    yield Plan("ablation-cifar10-a10-kappa-0.6-0.3", even | {"kappa": 0.6, "kappa-final": 0.3})
     yield Plan("ablation-cifar10-a10-batch-32", even | {"batch-size": 32})
 
 
