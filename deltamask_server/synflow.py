@@ -126,8 +126,8 @@ class _Flow:
         scores: NDArray[np.float64] = flat.abs().numpy()
         if not np.isfinite(scores).all():
             raise ModelError(
-                "pruning: the sum of the outputs for an input of ones is no finite number: without its norms this network "
-                "amplifies too much. density = 1 prunes nothing; lenet, conv4 and conv6 can be pruned"
+                "pruning: the sum of the outputs for an input of ones is no finite number: without its norms this "
+                "network amplifies too much. density = 1 prunes nothing; lenet, conv4 and conv6 can be pruned"
             )
         return scores
 
