@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ from common.models.outline import outline
 from common.models.subnetwork import Magnitudes, Subnetwork
 from common.theta import ONE, probabilities
 
-__all__ = ["FORMAT", "FineTuned", "load_finetuned", "read_finetuned", "write_finetuned", "write_signs"]
+__all__ = ["FORMAT", "FineTuned", "Place", "load_finetuned", "read_finetuned", "write_finetuned", "write_signs"]
 
 FORMAT = "deltamask-model-v1"
 
@@ -80,17 +80,27 @@ class FineTuned:
         ]
 
 
+class Place(TypedDict):
+    """Where a fine-tuned model belongs."""
+
+    backbone: str
+    """As in the run config, as are the next two. Names and shapes of the masked tensors follow from them; no weights
+    are needed.
+    """
+    image_size: int
+    masked_blocks: int
+    digest: str
+    """Of the frozen weights, in hex."""
+    classes: tuple[str, ...]
+    """Names of the outputs, or none."""
+
+
 def write_finetuned(
     path: Path,
     form: str,
     theta: NDArray[np.uint16],
     head: Head,
-    *,
-    backbone: str,
-    image_size: int,
-    masked_blocks: int,
-    digest: str,
-    classes: tuple[str, ...],
+    **place: Unpack[Place],
 ) -> None:
     """Write a model file.
 
@@ -102,12 +112,8 @@ def write_finetuned(
         ``mean`` or ``mask``.
     theta, head
         Global probabilities on the 16-bit grid, ``(d,)``, and the head.
-    backbone, image_size, masked_blocks
-        As in the run config. Names and shapes of the masked tensors follow from them; no weights are needed.
-    digest
-        Of the frozen weights, in hex.
-    classes
-        Names of the outputs, or none.
+    place
+        See `Place`.
 
     Raises
     ------
@@ -115,12 +121,12 @@ def write_finetuned(
         If the backbone has not d masked weights.
     """
     content: dict[str, torch.Tensor] = {}
-    for (name, shape), part in _tensors(theta, backbone, image_size, masked_blocks):
+    for (name, shape), part in _tensors(theta, place):
         if form == "mask":
             content[f"mask/{name}"] = torch.from_numpy(np.packbits(part >= ONE // 2))
         else:
             content[f"theta/{name}"] = torch.from_numpy(part.astype(np.int32)).to(torch.uint16).reshape(shape)
-    _save(path, content, head, form, backbone, image_size, masked_blocks, digest, classes)
+    _save(path, content, head, form, place)
 
 
 def write_signs(
@@ -129,17 +135,13 @@ def write_signs(
     head: Head,
     *,
     magnitudes: str,
-    backbone: str,
-    image_size: int,
-    masked_blocks: int,
-    digest: str,
-    classes: tuple[str, ...],
+    **place: Unpack[Place],
 ) -> None:
     """Write a model file of what HideNseek has learnt.
 
     Parameters
     ----------
-    path, backbone, image_size, masked_blocks, digest, classes
+    path, place
         As for `write_finetuned`.
     signs
         Of the backbone's masked weights, ``(d,)``: -1, +1, or 0 where it is pruned.
@@ -154,44 +156,31 @@ def write_signs(
         If the backbone has not d masked weights.
     """
     content: dict[str, torch.Tensor] = {}
-    for (name, _), part in _tensors(signs, backbone, image_size, masked_blocks):
+    for (name, _), part in _tensors(signs, place):
         content[f"kept/{name}"] = torch.from_numpy(np.packbits(part != 0))
         content[f"sign/{name}"] = torch.from_numpy(np.packbits(part > 0))
-    _save(path, content, head, "signs", backbone, image_size, masked_blocks, digest, classes, magnitudes=magnitudes)
+    _save(path, content, head, "signs", place, magnitudes=magnitudes)
 
 
-def _tensors(
-    flat: NDArray[Any], backbone: str, image_size: int, masked_blocks: int
-) -> Iterator[tuple[tuple[str, tuple[int, ...]], NDArray[Any]]]:
+def _tensors(flat: NDArray[Any], place: Place) -> Iterator[tuple[tuple[str, tuple[int, ...]], NDArray[Any]]]:
     """Name and shape of each masked tensor, and its part of a flat vector."""
-    tensors = outline(backbone, image_size, masked_blocks).tensors
+    tensors = outline(place["backbone"], place["image_size"], place["masked_blocks"]).tensors
     sizes = [prod(shape) for _, shape in tensors]
     if sum(sizes) != len(flat):
-        raise ModelError(f"the run has {len(flat):,} masked weights, {backbone} {sum(sizes):,}")
+        raise ModelError(f"the run has {len(flat):,} masked weights, {place['backbone']} {sum(sizes):,}")
     return zip(tensors, np.split(flat, np.cumsum(sizes)[:-1]), strict=True)
 
 
-def _save(
-    path: Path,
-    content: dict[str, torch.Tensor],
-    head: Head,
-    form: str,
-    backbone: str,
-    image_size: int,
-    masked_blocks: int,
-    digest: str,
-    classes: tuple[str, ...],
-    **more: str,
-) -> None:
+def _save(path: Path, content: dict[str, torch.Tensor], head: Head, form: str, place: Place, **more: str) -> None:
     tensors = {"head.weight": torch.from_numpy(head.weight), "head.bias": torch.from_numpy(head.bias)}
     metadata = {
         "format": FORMAT,
         "form": form,
-        "backbone": backbone,
-        "image_size": str(image_size),
-        "masked_blocks": str(masked_blocks),
-        "digest": digest,
-        "classes": json.dumps(list(classes)),
+        "backbone": place["backbone"],
+        "image_size": str(place["image_size"]),
+        "masked_blocks": str(place["masked_blocks"]),
+        "digest": place["digest"],
+        "classes": json.dumps(list(place["classes"])),
     }
     save_file(content | tensors, path, metadata | more)
 

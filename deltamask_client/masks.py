@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from common.codecs import Codec, SharedState, get_codec
 from common.config import NodeConfig, RunConfig
 from common.downlink import apply_chain
-from common.errors import WrongModel
 from common.messages import unpack_classes, unpack_global, unpack_round
 from common.models import Head, score
 from common.selection import cosine_kappa
@@ -20,7 +19,7 @@ from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
 from deltamask_client.personal import personal_test
 from deltamask_client.site import Site, device_of, load_site, progress_of, recipe_of
-from deltamask_client.store import Held, ThetaStore
+from deltamask_client.store import Held, ThetaStore, head_from
 from deltamask_client.training import train_masks
 
 __all__ = ["evaluate_masks", "make_codec", "train_from_theta"]
@@ -82,10 +81,5 @@ def _receive(
     masks = site.backbone.masks
     chain, head_bytes = unpack_global(content.array_records["arrays"])
     theta = apply_chain(chain, held and held.theta, masks.d, run.seed, masks.segments)
-    if head_bytes is not None:
-        head = Head.from_bytes(head_bytes, len(site.classes), site.backbone.features)
-    elif held is not None:
-        head = held.head
-    else:
-        raise WrongModel("the server sent no head, and this client holds none")
+    head = head_from(head_bytes, held, len(site.classes), site.backbone.features)
     return site, theta, head, theta_digest(theta) if store.save(Held(theta, head, site.classes)) else None

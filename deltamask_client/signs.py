@@ -14,7 +14,7 @@ from common.config import NodeConfig, RunConfig
 from common.downlink import apply_chain
 from common.errors import WrongModel
 from common.messages import unpack_classes, unpack_global, unpack_round, unpack_subnetwork
-from common.models import Head, score
+from common.models import score
 from common.models.heads.random_head import RANDOM_HEAD
 from common.models.sign_network import SignNetwork, network_segments, network_weights
 from common.models.subnetwork import Subnetwork
@@ -28,7 +28,7 @@ from deltamask_client.epochs import Fit
 from deltamask_client.personal import personal_test
 from deltamask_client.sign_training import initial_scores, train_signs
 from deltamask_client.site import Site, load_site, progress_of, recipe_of
-from deltamask_client.store import Held, ThetaStore
+from deltamask_client.store import Held, ThetaStore, head_from
 
 __all__ = ["evaluate_signs", "train_from_signs"]
 
@@ -99,12 +99,7 @@ def _receive(
     packed = unpack_subnetwork(arrays)
     classes = unpack_classes(content) or (held.classes if held else ())
     site = load_site(run, node, classes, validation)
-    if head_bytes is not None:
-        head = Head.from_bytes(head_bytes, len(site.classes), site.backbone.features)
-    elif held is not None:
-        head = held.head
-    else:
-        raise WrongModel("the server sent no head, and this client holds none")
+    head = head_from(head_bytes, held, len(site.classes), site.backbone.features)
     if packed is None:
         if held is None or not held.subnetwork:
             raise WrongModel("the server sent no subnetwork, and this client holds none")

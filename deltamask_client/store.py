@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import WrongModel
 from common.models import Head
 from common.theta import theta_digest
 from deltamask_client.run_file import RunFile
 
-__all__ = ["Held", "ThetaStore"]
+__all__ = ["Held", "ThetaStore", "head_from"]
 
 
 class Held(NamedTuple):
@@ -28,6 +29,23 @@ class Held(NamedTuple):
     classes: tuple[str, ...] = ()
     subnetwork: bytes = b""
     """Under HideNseek, what pruning has left, as it was sent."""
+
+
+def head_from(sent: bytes | None, held: Held | None, classes: int, features: int) -> Head:
+    """The global head: as a message brings it, or the one held.
+
+    Raises
+    ------
+    BadMetric
+        If the one sent is damaged.
+    WrongModel
+        If there is neither.
+    """
+    if sent is not None:
+        return Head.from_bytes(sent, classes, features)
+    if held is None:
+        raise WrongModel("the server sent no head, and this client holds none")
+    return held.head
 
 
 class ThetaStore(RunFile):

@@ -44,7 +44,7 @@ def export(
     from safetensors import SafetensorError, safe_open
 
     from common.errors import DeltaMaskError
-    from common.finetuned import write_finetuned, write_signs
+    from common.finetuned import Place, write_finetuned, write_signs
     from common.models import Head
 
     source = run / "model.safetensors"
@@ -56,7 +56,7 @@ def export(
             fail(f"{source}: no theta in it: export is for runs of the methods deltamask and hidenseek", 1)
         config = json.loads(about["config"])
         head = Head(tensors["head.weight"], tensors["head.bias"])
-        place: dict[str, Any] = {
+        place: Place = {
             "backbone": about["backbone"],
             "image_size": config["image-size"],
             "masked_blocks": config["masked-blocks"],
