@@ -9,19 +9,23 @@ How ties are decided, and what is done with biases and norms, is our choice.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from timm.layers import FrozenBatchNormAct2d, RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
+from torch.overrides import TorchFunctionMode
 
 from common.errors import ConfigError, ModelError
 from common.models.backbone import Parts
 
-__all__ = ["prune"]
+__all__ = ["OpenAttention", "prune"]
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _NormBase, FrozenBatchNormAct2d, RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d)
 """timm's and open_clip's other norms are subclasses of these; `_NormBase` is that of batch and instance norm."""
@@ -62,9 +66,10 @@ def prune(
     Notes
     -----
     Scores are computed in float64 on the CPU. Biases count as 0. Norms are left out: they divide by what flows through
-    them, and R would hardly depend on the weights below. R does not depend on what attention attends to, since all
-    tokens are equal, nor on gates, which are open: queries and keys go first, and squeeze-and-excitation is emptied, so
-    such a network is refused. So are shortcuts or branches of a residual network at low densities.
+    them, and R would hardly depend on the weights below. Attention is the mean of its tokens' values, queries and keys:
+    R proper does not depend on what is attended to, since all tokens are equal, and would empty queries and keys first.
+    R does not depend on gates either, which are open: squeeze-and-excitation is emptied, so such a network is refused.
+    So are shortcuts or branches of a residual network at low densities.
     """
     if not 0 < density <= 1 or passes < 1:
         raise ConfigError(f"density = {density}, passes = {passes}: density must be in (0, 1], passes at least 1")
@@ -117,7 +122,7 @@ class _Flow:
             parts = torch.split(self._magnitudes * torch.from_numpy(kept), [w.numel() for w in self._weights])
             for weight, part in zip(self._weights, parts, strict=True):
                 weight.copy_(part.view_as(weight))
-        with torch.enable_grad():
+        with torch.enable_grad(), OpenAttention():
             out = self._tail(self._ones)
             total = out.sum() if self._head is None else (out @ self._head.T).sum()
             slopes = torch.autograd.grad(total, self._weights, allow_unused=True, materialize_grads=True)
@@ -130,6 +135,34 @@ class _Flow:
                 "network amplifies too much. density = 1 prunes nothing; lenet, conv4 and conv6 can be pruned"
             )
         return scores
+
+
+class OpenAttention(TorchFunctionMode):
+    """Attention as the mean over all tokens of value, query and key.
+
+    The softmax of equal tokens is uniform, but its logits grow until rounding decides between them.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Put the mean in the place of torch's attention; everything else is as it was."""
+        if func is F.multi_head_attention_forward:  # what it calls never comes by here: (tokens, images, width)
+            tokens, packed, out = args[0], args[5], args[11]
+            flow = F.linear(tokens, packed).mean(0, keepdim=True)
+            flow = flow.view(1, tokens.shape[1], 3, -1).mean(2)
+            return F.linear(flow, out).expand_as(tokens), None
+        if func is F.scaled_dot_product_attention:  # (..., tokens, width of a head)
+            query, key, value = args[:3]
+            flow = value.mean(-2, keepdim=True)
+            if key.shape == value.shape and query.shape[:-2] == key.shape[:-2]:
+                flow = (flow + key.mean(-2, keepdim=True) + query.mean(-2, keepdim=True)) / 3
+            return flow.expand(*query.shape[:-1], value.shape[-1])
+        return func(*args, **(kwargs or {}))
 
 
 def _cut(scores: NDArray[np.float64], kept: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:

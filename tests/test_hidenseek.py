@@ -116,10 +116,11 @@ def test_a_client_that_holds_signs_is_sent_flips_only(backbone) -> None:
     assert third <= second
 
 
-@pytest.mark.parametrize("bad", ["other-round", "scores", "truncated", "examples", "nothing"])
+@pytest.mark.parametrize("bad", ["other-round", "scores", "truncated", "too many examples", "no examples", "nothing"])
 def test_a_bad_reply_is_dropped_and_the_rest_counts(backbone, bad: str) -> None:
     strategy = hidenseek(backbone)
     good = random_signs(strategy, 1)
+    examples = {"too many examples": 10**9, "no examples": 0}
 
     def hostile(message: Message) -> list[Message]:
         if message.metadata.message_type == HELLO:
@@ -135,7 +136,7 @@ def test_a_bad_reply_is_dropped_and_the_rest_counts(backbone, bad: str) -> None:
             payload = payload[:-4]
         elif bad == "nothing":
             payload = pack_empty(METHODS["hidenseek"], server_round, slot)
-        return [answer(message, pack_update(payload, METRICS | {"examples": 10**9 if bad == "examples" else 99}))]
+        return [answer(message, pack_update(payload, METRICS | {"examples": examples.get(bad, 99)}))]
 
     (report,) = play(strategy, {0: node(strategy, 0, [good]), 1: hostile})
     assert set(report.tally.failures) == {1}

@@ -16,7 +16,7 @@ from common.models.plain_cnn import kaiming_uniform
 from common.models.presets import PLAIN
 from common.models.signed_constant import kept_factors, signed_constants
 from common.uniforms import stream_key
-from deltamask_server.synflow import prune
+from deltamask_server.synflow import OpenAttention, prune
 
 CLASSES = 10
 
@@ -204,9 +204,28 @@ def test_tails_of_other_families(name: str, blocks: int) -> None:
     head = head_of(parts.split.features)
     kept = prune(parts, 0.5, 20, head)
     assert kept.sum() == round(0.5 * len(kept))
-    if name == "letters-vit":  # all tokens are equal: what attention attends to does not matter
-        queries_and_keys = kept[: 2 * 128 * 128]
-        assert not queries_and_keys.any()
+
+
+def test_a_trained_transformer_in_which_logits_would_grow_without_norms() -> None:
+    parts = build_parts("letters-vit", "default", 0, 5)
+    kept = prune(parts, 0.5, 20)
+    assert kept.sum() == round(0.5 * len(kept))
+    inside = kept[: 3 * 128 * 128].reshape(3, -1).mean(1)  # queries, keys and values of a block: about as many of each
+    assert (inside > 0.3).all()
+    assert (inside < 0.95).all()
+
+
+def test_attention_of_open_clip_is_the_same_mean() -> None:
+    tower = nn.MultiheadAttention(8, 2, bias=False, batch_first=True)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in tower.parameters():
+            weight.copy_(torch.rand(weight.shape, generator=generator))
+    tokens = 1e12 * torch.rand(1, 5, 8, generator=generator)
+    with OpenAttention():
+        out = tower(tokens, tokens, tokens, need_weights=False)[0]
+    mean = (tokens @ tower.in_proj_weight.T).mean(1).reshape(3, 8).mean(0) @ tower.out_proj.weight.T
+    torch.testing.assert_close(out, mean.expand(1, 5, 8))
 
 
 def test_gates_are_emptied_and_that_is_said() -> None:
