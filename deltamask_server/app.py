@@ -128,6 +128,7 @@ def _strategy(config: RunConfig, backbone: Backbone, classes: Sequence[str], enr
             kept=_pruned(config, len(classes), backbone.features),
             magnitudes=config.sign_magnitudes,
             momentum=config.sign_momentum,
+            turn_share=config.sign_turn_share,
             by_examples=config.sign_weighting == "examples",
             upload=config.upload,
             local_only=config.local_only,

@@ -37,10 +37,12 @@ _METHOD = METHODS["hidenseek"]
 
 
 class HideNseek(RoundStrategy):
-    """Signs by majority, with a memory.
+    """Signs by votes, with a memory.
 
-    Each round, the mean of the clients' signs enters an exponential moving average, whose sign is the new global one;
-    where the average is 0, the old sign stays. Sums are integers, so that the order of replies does not matter.
+    Each round, the mean of the clients' signs enters an exponential moving average, and a global sign turns where more
+    than a share of that average is against it. With less than a majority (our choice): a client turns few signs in a
+    round, and clients with different classes turn different ones, so that a majority hardly ever meets. Sums are
+    integers, so that the order of replies does not matter.
 
     Parameters
     ----------
@@ -53,7 +55,9 @@ class HideNseek(RoundStrategy):
     magnitudes
         ``own`` or ``constant``, see `common.models.subnetwork`.
     momentum
-        Share of the old average in the new one, in [0, 1); 0 is a majority vote of one round.
+        Share of the old average in the new one, in [0, 1); 0 has no memory. The first average is the first signs.
+    turn_share
+        Of the average, in [0, 0.5]; 0.5 is the majority. What is equal to it leaves a sign as it is.
     by_examples
         Whether a client counts as often as it has examples, or once.
     upload
@@ -72,6 +76,7 @@ class HideNseek(RoundStrategy):
         kept: NDArray[np.bool_],
         magnitudes: Magnitudes = "own",
         momentum: float = 0.0,
+        turn_share: float = 0.2,
         by_examples: bool = True,
         upload: Literal["signs", "scores"] = "signs",
         local_only: bool = False,
@@ -83,11 +88,12 @@ class HideNseek(RoundStrategy):
         prepared = self._subnetwork.prepare(network_weights(backbone, signed_head), magnitudes)
         self._packed = self._subnetwork.to_bytes(prepared)
         self._network = SignNetwork(backbone, self._subnetwork, prepared)
-        self._momentum, self._by_examples, self._upload, self._local_only = momentum, by_examples, upload, local_only
+        self._momentum, self._turn_share, self._by_examples = momentum, turn_share, by_examples
+        self._upload, self._local_only = upload, local_only
         n = self._subnetwork.n
         self.theta = signs_to_theta(np.ones(n, np.bool_))
         """Global signs, `common.signs`; all +1 at the start."""
-        self._average = np.zeros(n)
+        self._average = np.ones(n)
         self._scores = np.ones(n, np.float32)
         self._mean = FixedPointMean(n)
         self._downlink = Downlink("exact", self._subnetwork.kept_segments, self._seed, self.theta)
@@ -141,7 +147,7 @@ class HideNseek(RoundStrategy):
         self._mean.add(found, update.examples if self._by_examples else 1)
 
     def end_round(self, server_round: int) -> None:
-        """The sign of the moving average becomes the global sign."""
+        """Turn the signs that enough of the moving average is against."""
         if self._local_only:
             return
         if self._upload == "scores":
@@ -151,7 +157,8 @@ class HideNseek(RoundStrategy):
         old = positive_signs(self.theta)
         mean = self._mean.mean(as_floats(old)).astype(np.float64)
         self._average = self._momentum * self._average + (1 - self._momentum) * mean
-        self.theta = signs_to_theta(np.where(self._average == 0, old, self._average > 0))
+        against = (1 - self._average * as_floats(old)) / 2
+        self.theta = signs_to_theta(old ^ (against > self._turn_share))
         self._downlink.publish(self.theta, server_round)
 
     def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, float]:

@@ -34,6 +34,7 @@ def backbone():
 def hidenseek(backbone, quorum: int = 1, **options) -> HideNseek:
     enrolment = Enrolment(DIGEST, backbone.masks.d, min_clients=quorum, wait_seconds=0.2, say=lambda line: None)
     kept = np.random.default_rng(0).random(backbone.masks.d + CLASSES * backbone.features) < 0.2
+    options = {"turn_share": 0.5} | options
     shape = {"classes": CLASSES, "features": backbone.features, "head_kind": "random"}
     return HideNseek(enrolment, backbone=backbone, kept=kept, quorum=quorum, seed=SEED, **shape, **options)
 
@@ -102,7 +103,21 @@ def test_the_moving_average_remembers(backbone) -> None:
         ends.append(positive_signs(strategy.theta))
     first, second, third = (np.where(s, 1, -1) for s in signs)
     assert np.array_equal(ends[0], signs[2])
-    assert np.array_equal(ends[1], 0.2 * (third + 0.8 * second + 0.64 * first) > 0)
+    assert np.array_equal(ends[1], 0.2 * (third + 0.8 * second + 0.64 * first) + 0.512 > 0)
+
+
+def test_less_than_a_majority_turns_a_sign_if_asked(backbone) -> None:
+    turned = {}
+    for share in (0.25, 0.2, 0.5):
+        strategy = hidenseek(backbone, turn_share=share)
+        signs = [np.ones(strategy.n, np.bool_) for _ in range(4)]
+        signs[0][:100] = signs[1][50:150] = False
+        nodes = {client: node(strategy, client, [signs[client]], 10) for client in range(4)}
+        play(strategy, nodes)
+        turned[share] = np.flatnonzero(~positive_signs(strategy.theta))
+    assert np.array_equal(turned[0.25], np.arange(50, 100)), "a quarter is not more than a quarter"
+    assert np.array_equal(turned[0.2], np.arange(150))
+    assert len(turned[0.5]) == 0
 
 
 def test_a_client_that_holds_signs_is_sent_flips_only(backbone) -> None:
