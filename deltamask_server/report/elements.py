@@ -30,7 +30,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Child]], caption: str, *
         kinds = [{} if number < text_columns else {"class_": "number"} for number in range(len(values))]
         return [element(tag, value, **kind) for value, kind in zip(values, kinds, strict=True)]
 
-    head = element("thead", element("tr", *cells("th", heads)))
+    # A unit stays on the line of its name.
+    names = [name.replace(", ", ",\N{NO-BREAK SPACE}") for name in heads]
+    head = element("thead", element("tr", *cells("th", names)))
     body = element("tbody", *(element("tr", *cells("td", row)) for row in rows))
     return element(
         "div", element("table", head, body), class_="scroll", role="region", aria_label=caption, tabindex="0"

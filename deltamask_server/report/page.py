@@ -112,7 +112,9 @@ def _pairs(values: Mapping[str, Child]) -> Iterable[Element]:
 def _key_figures(run: Run) -> Element:
     sums, results = totals(run), run.results
     float32 = sums.up_float32 + sums.down_float32
-    late = "" if sums.later_down_bits is None else f"{sums.later_down_bits:.4g} from round 2 on; "
+    late = "" if sums.later_down_bits is None else f"{_bits(sums.later_down_bits)} from round 2 on; "
+    # Clients that test the model are sent it twice a round, and both count; in float32 it is counted once.
+    once = "float32 once a round" if any(entry.validation for entry in results.rounds) else "float32"
     kept = ""
     if sums.up_bits is not None and results.model and results.model.kept_parameters:
         by_kept = sums.up_bits * results.model.masked_parameters / results.model.kept_parameters
@@ -123,10 +125,10 @@ def _key_figures(run: Run) -> Element:
     tiles = [
         _accuracy_tile(run),
         ("Up", _bits(sums.up_bits), "bits a parameter", kept + times_less(sums.up, sums.up_float32)),
-        ("Down", _bits(sums.down_bits), "bits a parameter", late + times_less(sums.down, sums.down_float32)),
+        ("Down", _bits(sums.down_bits), "bits a parameter", late + times_less(sums.down, sums.down_float32, once)),
         (
             "Traffic", amount(sums.bytes), "",
-            "both ways, all clients, head included" + (f"; {times_less(sums.bytes, float32)}" if float32 else ""),
+            "both ways, all clients, head included" + (f"; {times_less(sums.bytes, float32, once)}" if float32 else ""),
         ),
         (
             "Replies used", f"{sums.ok:,} of {sums.asked:,}", "",
@@ -146,14 +148,14 @@ def _accuracy_tile(run: Run) -> tuple[str, str, str, str]:
     after = evaluated[-1].get(form)
     start = head_name({"config": run.results.config})
     note = f"{start} → {name}" if before is not None else name
-    if before is not None and after is not None and before < 1 and after >= before:
+    if before is not None and after is not None and before < 1 and after > before:
         note += f"; {100 * (after - before) / (1 - before):.0f} % fewer errors"
     value = percent(after) if before is None else f"{percent(before)} → {percent(after)}"
     return "Accuracy", value, "%", note
 
 
 def _bits(value: float | None) -> str:
-    return NONE if value is None else f"{value:.4g}" if value >= 1 else f"{value:.4f}"
+    return NONE if value is None else f"{value:#.4g}" if value >= 1 else f"{value:.4f}"
 
 
 def _tile(name: str, value: str, unit: str, note: str) -> Element:
@@ -211,7 +213,7 @@ def _rounds(run: Run) -> list[Element]:
     personal = any(entry.personal for entry in results.rounds)
     heads = ["round", "replies", *(f"{name}, %" for name in names.values())]
     heads += ["held out, %", "worst decile, %"] * held_out + ["own models, %"] * personal
-    heads += ["loss", "up, bpp", "down, bpp", "up", "down", "so far, MB", "time", "model", "failed"]
+    heads += ["loss", "up, bpp", "down, bpp", "up", "down", "so far, MB", "time", "failed"]
     rows: list[list[Child]] = []
     for entry, size in zip(results.rounds, traffic_after_rounds(run)[1:], strict=True):
         own = [entry.validation.mean, entry.validation.worst_decile] if entry.validation else [None, None]
@@ -226,9 +228,9 @@ def _rounds(run: Run) -> list[Element]:
             NONE if entry.train.loss is None else f"{entry.train.loss:.4f}",
             _bits(entry.uplink.bpp), _bits(entry.downlink.bpp),
             amount(entry.uplink.total), amount(entry.downlink.total), f"{size / 1e6:,.3f}",
-            duration(round_seconds(entry)), element("code", entry.digest[:8]), failure,
+            duration(round_seconds(entry)), failure,
         ])  # fmt: skip
-    note = "bpp: bits for each masked parameter, mean over clients. model: the first digits of its digest."
+    note = "bpp: bits for each masked parameter, mean over clients."
     return [element("h2", "Rounds"), _soft(note), table(heads, rows, "Rounds")]
 
 

@@ -79,7 +79,8 @@ figcaption p { color: var(--soft); font-size: 13px; margin: 2px 0 6px; }
 .column-key { width: 10px; height: 10px; background: var(--tone); }
 
 .payload { grid-row: 2 / span 3; display: flex; flex-wrap: wrap; gap: 8px 20px; align-items: flex-start; }
-.payload img { display: block; max-width: 100%; height: auto; image-rendering: pixelated; border: 1px solid var(--rule); }
+.payload img { display: block; max-width: 100%; height: auto; image-rendering: pixelated;
+  border: 1px solid var(--rule); }
 .payload p { flex: 1 1 180px; color: var(--soft); font-size: 13px; }
 
 details { margin: 6px 0 0; }

@@ -43,6 +43,8 @@ def coding(config: Mapping[str, Any]) -> str:
         return "nothing: clients go on from their own signs"
     if method == "hidenseek" and config.get("upload") == "signs":
         return f"signs, as bits or by {config.get('sign-codec', '?')}"
+    if method == "lotteryfl":
+        return "float32 both ways, of what each client keeps"
     return "float32 both ways"
 
 
