@@ -13,7 +13,7 @@ __all__ = ["Axis", "Series", "Stack", "column_chart", "line_chart", "ticks"]
 
 _WIDTH, _HEIGHT = 440, 248
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 428, 22, 210
-_MOST_TICKS, _MOST_LABELS, _MOST_DOTS = 6, 10, 60
+_MOST_TICKS, _MOST_LABELS, _MOST_DOTS, _MOST_GAPS = 6, 10, 60, 40
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ def column_chart(
     ys = ticks(0.0, max(heights), y.whole)
     up = _scale(ys[0], ys[-1], _BOTTOM, _TOP)
     step = (_RIGHT - _LEFT) / len(columns)
-    width = min(0.72 * step, 48)
+    width = min(step if len(columns) > _MOST_GAPS else 0.72 * step, 48)
     drawn = _frame(label, x, y)
     _y_ticks(drawn, ys, up)
-    every = math.ceil(len(columns) / _MOST_LABELS)
+    every = math.ceil(_round_up(len(columns) / _MOST_LABELS))
     for number, name in enumerate(columns):
         left = _LEFT + step * (number + 0.5) - width / 2
         if number % every == 0:
@@ -126,11 +126,16 @@ def ticks(low: float, high: float, whole: bool = False) -> list[float]:
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         pad = 1.0 if whole or low == 0 else 0.05 * abs(low)
         low, high = (low, low + pad) if low == 0 else (low - pad, high + pad)
-    size = 10.0 ** math.floor(math.log10((high - low) / _MOST_TICKS))
-    step = next(size * by for by in (1, 2, 5, 10) if (high - low) / (size * by) <= _MOST_TICKS)
+    step = _round_up((high - low) / _MOST_TICKS)
     step = max(step, 1.0) if whole else step
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [number * step for number in range(first, last + 1)]
+
+
+def _round_up(value: float) -> float:
+    """The next of one, two and five times a power of ten."""
+    size = 10.0 ** math.floor(math.log10(value))
+    return next((size * by for by in (1, 2, 5) if size * by >= value * (1 - 1e-9)), 10 * size)
 
 
 def _tick_labels(values: Sequence[float]) -> list[str]:

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 from deltamask_server.console import head_name
 from deltamask_server.report.data import Run
 from deltamask_server.report.elements import Child, details, element, table
-from deltamask_server.report.figures import client_figures, round_seconds, totals, traffic_after_rounds
+from deltamask_server.report.figures import client_figures, round_seconds, totals
 from deltamask_server.report.picture import draw
 from deltamask_server.report.plots import form_names, plots
 from deltamask_server.report.style import STYLE
@@ -114,7 +114,7 @@ def _key_figures(run: Run) -> Element:
     float32 = sums.up_float32 + sums.down_float32
     late = "" if sums.later_down_bits is None else f"{_bits(sums.later_down_bits)} from round 2 on; "
     # Clients that test the model are sent it twice a round, and both count; in float32 it is counted once.
-    once = "float32 once a round" if any(entry.validation for entry in results.rounds) else "float32"
+    once = "float32 sent once a round" if any(entry.validation for entry in results.rounds) else "float32"
     kept = ""
     if sums.up_bits is not None and results.model and results.model.kept_parameters:
         by_kept = sums.up_bits * results.model.masked_parameters / results.model.kept_parameters
@@ -143,14 +143,14 @@ def _accuracy_tile(run: Run) -> tuple[str, str, str, str]:
     evaluated = [entry.accuracy for entry in run.results.rounds if entry.accuracy]
     before = run.results.head.accuracy if run.results.head else None
     if not evaluated:
-        return "Accuracy", percent(before), "%" if before is not None else "", "no round has been tested yet"
+        return "Accuracy", percent(before, 1), "%" if before is not None else "", "no round has been tested yet"
     form, name = next(iter(form_names(run).items()))
     after = evaluated[-1].get(form)
     start = head_name({"config": run.results.config})
     note = f"{start} → {name}" if before is not None else name
     if before is not None and after is not None and before < 1 and after > before:
         note += f"; {100 * (after - before) / (1 - before):.0f} % fewer errors"
-    value = percent(after) if before is None else f"{percent(before)} → {percent(after)}"
+    value = percent(after, 1) if before is None else f"{percent(before, 1)} → {percent(after, 1)}"
     return "Accuracy", value, "%", note
 
 
@@ -213,9 +213,9 @@ def _rounds(run: Run) -> list[Element]:
     personal = any(entry.personal for entry in results.rounds)
     heads = ["round", "replies", *(f"{name}, %" for name in names.values())]
     heads += ["held out, %", "worst decile, %"] * held_out + ["own models, %"] * personal
-    heads += ["loss", "up, bpp", "down, bpp", "up", "down", "so far, MB", "time", "failed"]
+    heads += ["loss", "up, bpp", "down, bpp", "up", "down", "time", "failed"]
     rows: list[list[Child]] = []
-    for entry, size in zip(results.rounds, traffic_after_rounds(run)[1:], strict=True):
+    for entry in results.rounds:
         own = [entry.validation.mean, entry.validation.worst_decile] if entry.validation else [None, None]
         accuracies = [(entry.accuracy or {}).get(form) for form in names] + own * held_out
         accuracies += [entry.personal.mean if entry.personal else None] * personal
@@ -227,7 +227,7 @@ def _rounds(run: Run) -> list[Element]:
             str(entry.number), f"{entry.clients.ok}/{entry.clients.asked}", *map(percent, accuracies),
             NONE if entry.train.loss is None else f"{entry.train.loss:.4f}",
             _bits(entry.uplink.bpp), _bits(entry.downlink.bpp),
-            amount(entry.uplink.total), amount(entry.downlink.total), f"{size / 1e6:,.3f}",
+            amount(entry.uplink.total), amount(entry.downlink.total),
             duration(round_seconds(entry)), failure,
         ])  # fmt: skip
     note = "bpp: bits for each masked parameter, mean over clients."

@@ -87,14 +87,16 @@ details { margin: 6px 0 0; }
 summary { cursor: pointer; color: var(--soft); font-size: 13px; }
 summary:hover { color: var(--ink); }
 :focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
-.scroll { overflow-x: auto; margin: 8px 0 0; border: 1px solid var(--rule); border-radius: 6px;
+.scroll { overflow: auto; max-height: 560px; margin: 8px 0 0; border: 1px solid var(--rule); border-radius: 6px;
   background: var(--panel); }
 table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 10px; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--grid); }
+th, td { padding: 5px 9px; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--grid); }
+thead { position: sticky; top: 0; background: var(--panel); }
 th { font-weight: 600; color: var(--soft); border-bottom-color: var(--rule); white-space: normal;
   vertical-align: bottom; line-height: 1.3; }
 tbody tr:last-child td { border-bottom: 0; }
 th.number, td.number { text-align: right; }
+td:last-child { white-space: normal; }
 code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; font-size: 13px; }
 pre { background: var(--code); border-radius: 6px; padding: 10px 14px; margin: 4px 0 12px; overflow-x: auto; }
 footer { margin-top: 40px; padding-top: 12px; border-top: 1px solid var(--rule); color: var(--soft); font-size: 13px; }
@@ -109,6 +111,7 @@ footer { margin-top: 40px; padding-top: 12px; border-top: 1px solid var(--rule);
   .figures { grid-template-columns: minmax(0, 1fr); }
   .chart text { font-size: 13px; }
   .facts { grid-template-columns: 1fr; gap: 0; }
+  .facts dt { font-size: 13px; }
   .facts dd { margin-bottom: 6px; }
 }
 @media print {
@@ -117,7 +120,7 @@ footer { margin-top: 40px; padding-top: 12px; border-top: 1px solid var(--rule);
     --good: #1c6b4d; --bad: #a92b2b; --code: #f4f4f4; }
   body { font-size: 11px; }
   main { max-width: none; padding: 0; }
-  .scroll { overflow: visible; }
+  .scroll { overflow: visible; max-height: none; }
   table { font-size: 9px; }
   th, td { padding: 3px 5px; }
   tr, li { break-inside: avoid; }

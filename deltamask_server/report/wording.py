@@ -66,9 +66,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, places: int = 2) -> str:
     """A share in per cent; `NONE` if there is none."""
-    return NONE if share is None else f"{100 * share:.2f}"
+    return NONE if share is None else f"{100 * share:.{places}f}"
 
 
 def times_less(size: int, reference: int, of: str = "float32") -> str:
