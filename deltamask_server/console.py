@@ -28,7 +28,8 @@ def head_name(results: dict[str, Any]) -> str:
         "mean": "class-mean head",
         "random": "random head",
     }
-    return names[results["config"].get("head", "linear-probe")]
+    kind = str(results["config"].get("head", "linear-probe"))
+    return names.get(kind, kind)
 
 
 def round_cells(entry: dict[str, Any], personal: bool = False) -> list[str]:

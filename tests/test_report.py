@@ -262,8 +262,21 @@ def test_results_of_an_older_version_lack_what_came_later(folder: RunFolder) -> 
     for key in ("personal", "validation", "broken_images", "digest"):
         del results["rounds"][0][key]
     results["rounds"][0]["train"]["loss"] = float("nan")
+    results["config"] = {"method": "later", "head": "another"}
     path.write_text(json.dumps(results))
-    assert page_of(folder.path).column("Rounds", "loss") == ["\N{EN DASH}"]
+    page = page_of(folder.path)
+    assert page.column("Rounds", "loss") == ["\N{EN DASH}"]
+    assert "later on ?" in page.text
+
+
+def test_an_accuracy_that_is_no_number_is_none(folder: RunFolder) -> None:
+    path = folder.path / "results.json"
+    results = json.loads(path.read_text())
+    results["rounds"][0]["accuracy"] = {"mean": float("nan")}
+    path.write_text(json.dumps(results))
+    page = page_of(folder.path)
+    assert "no round has been tested yet" in page.text
+    assert "Accuracy by round" not in page.tables
 
 
 def test_a_payload_that_has_been_replaced_meanwhile_is_not_shown(folder: RunFolder) -> None:

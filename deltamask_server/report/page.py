@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import PurePath
-from typing import Any
 from xml.etree.ElementTree import Element
 
 from deltamask_server.console import head_name
 from deltamask_server.report.data import Run
-from deltamask_server.report.elements import Child, details, element, table
+from deltamask_server.report.elements import Child, element, table
 from deltamask_server.report.figures import client_figures, round_seconds, totals
 from deltamask_server.report.picture import draw
 from deltamask_server.report.plots import form_names, plots
+from deltamask_server.report.settings import commands, settings
 from deltamask_server.report.style import STYLE
 from deltamask_server.report.wording import (
     NONE,
     amount,
-    changed_settings,
     coding,
     duration,
     method_name,
     percent,
     reasons,
-    run_config_option,
     times_less,
 )
 
@@ -56,8 +53,8 @@ def page(run: Run) -> Element:
         else element("p", "No client has been asked yet.", class_="soft"),
         *_rounds(run),
         *_clients(run),
-        *_settings(run),
-        *_commands(run),
+        *settings(run),
+        *commands(run),
         _footer(run),
     )
     return element("html", head, element("body", body), lang="en")
@@ -140,15 +137,16 @@ def _key_figures(run: Run) -> Element:
 
 
 def _accuracy_tile(run: Run) -> tuple[str, str, str, str]:
-    evaluated = [entry.accuracy for entry in run.results.rounds if entry.accuracy]
+    names = form_names(run)
     before = run.results.head.accuracy if run.results.head else None
-    if not evaluated:
+    if not names:
         return "Accuracy", percent(before, 1), "%" if before is not None else "", "no round has been tested yet"
-    form, name = next(iter(form_names(run).items()))
-    after = evaluated[-1].get(form)
+    form, name = next(iter(names.items()))
+    found = ((entry.accuracy or {}).get(form) for entry in run.results.rounds)
+    after = [accuracy for accuracy in found if accuracy is not None][-1]
     start = head_name({"config": run.results.config})
     note = f"{start} → {name}" if before is not None else name
-    if before is not None and after is not None and before < 1 and after > before:
+    if before is not None and before < 1 and after > before:
         note += f"; {100 * (after - before) / (1 - before):.0f} % fewer errors"
     value = percent(after, 1) if before is None else f"{percent(before, 1)} → {percent(after, 1)}"
     return "Accuracy", value, "%", note
@@ -255,53 +253,8 @@ def _clients(run: Run) -> list[Element]:
     return [element("h2", "Clients"), table(heads, rows, "Clients")]
 
 
-def _settings(run: Run) -> list[Element]:
-    config, versions = run.results.config, run.results.versions
-    changed = changed_settings(config)
-    rows = _pairs_of(changed)
-    everything = _pairs_of(config)
-    return [
-        element("h2", "Settings"),
-        table(("changed from its default", "value"), rows, "Changed settings", text_columns=2)
-        if rows
-        else _soft("Every setting has its default."),
-        details("All settings", table(("key", "value"), everything, "All settings", text_columns=2)),
-        details("Versions", table(("package", "version"), versions.items(), "Versions", text_columns=2)),
-    ]
-
-
-def _pairs_of(settings: Mapping[str, Any]) -> list[tuple[Child, ...]]:
-    return [(key, element("code", _say(value))) for key, value in settings.items()]
-
-
 def _soft(text: str) -> Element:
     return element("p", text, class_="soft")
-
-
-def _say(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _commands(run: Run) -> list[Element]:
-    config = run.results.config
-    settings = {key: value for key, value in changed_settings(config).items() if key != "output-dir"}
-    clients = len(client_figures(run)) or int(config.get("min-clients", 2))
-    place = PurePath(str(config.get("output-dir", "runs"))) / run.name
-    simulate, connected = f"python deploy/simulate.py --supernodes {clients}", "flwr run . CONNECTION --stream"
-    if settings:
-        option = run_config_option(settings)
-        simulate, connected = f"{simulate} --run-config {option}", f"{connected} -c {option}"
-    made = [("Again, as a simulation", simulate), ("Again, on machines that are connected", connected)]
-    if config.get("method") in ("deltamask", "hidenseek") and run.results.status == "completed":
-        form = " --form mean" if config.get("method") == "deltamask" else ""
-        made.append(("The model as one file", f"deltamask export {place}{form}"))
-    if run.payload is not None:
-        made.append(("What the payload says", f"deltamask inspect {place / 'payload.bin'}"))
-    made.append(("This page", f"deltamask report {place}"))
-    parts: list[Element] = [element("h2", "Commands")]
-    for name, command in made:
-        parts += [element("h3", name), element("pre", element("code", command), tabindex="0")]
-    return parts
 
 
 def _footer(run: Run) -> Element:

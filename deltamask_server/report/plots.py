@@ -31,7 +31,7 @@ def plots(run: Run) -> list[Element]:
     something to show for.
     """
     drawn = []
-    if any(entry.accuracy for entry in run.results.rounds):
+    if form_names(run):
         drawn += [_accuracy_by_round(run), _accuracy_by_traffic(run)]
     if client_figures(run):
         drawn += _bytes_by_client(run)
@@ -42,7 +42,8 @@ def plots(run: Run) -> list[Element]:
 
 def form_names(run: Run) -> dict[str, str]:
     """What the forms of the global model are called, of those that this run has tested, the one to use first."""
-    found = {form for entry in run.results.rounds for form in entry.accuracy or {}}
+    tested = [entry.accuracy for entry in run.results.rounds if entry.accuracy]
+    found = {form for accuracies in tested for form, accuracy in accuracies.items() if accuracy is not None}
     if run.results.config.get("method") == "deltamask":
         names = {"mean": "mean mask", "sample": "sampled mask", "threshold": "thresholded mask"}
     else:
