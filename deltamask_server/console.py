@@ -28,7 +28,8 @@ def head_name(results: dict[str, Any]) -> str:
         "mean": "class-mean head",
         "random": "random head",
     }
-    return names[results["config"].get("head", "linear-probe")]
+    kind = str(results["config"].get("head", "linear-probe"))
+    return names.get(kind, kind)
 
 
 def round_cells(entry: dict[str, Any], personal: bool = False) -> list[str]:
@@ -86,8 +87,9 @@ def summary(results: dict[str, Any], folder: Path) -> str:
             lines.append(
                 f"Failed      {failed} replies were missing or dropped; reasons by round and client in results.json"
             )
-    files = ["results.json", "rounds.jsonl", *(["model.safetensors"] if results["status"] == "completed" else [])]
-    lines.append(f"Files       {folder}/  ({', '.join(files)})")
+    files = ("report.html", "results.json", "rounds.jsonl", "payload.bin", "model.safetensors")
+    there = [name for name in files if (folder / name).is_file()]
+    lines.append(f"Files       {folder}/  ({', '.join(there)})")
     return "\n".join(lines)
 
 

@@ -43,6 +43,8 @@ from deltamask_server.validation import fairness
 
 __all__ = ["RoundReport", "RoundStrategy"]
 
+_KEPT_BYTES = 1 << 24
+"""Larger payloads are not kept: they are float32, and keeping one would double what the server holds of a round."""
 _NO_QUORUM = "{usable} of {asked} replies usable in {what}, quorum is {quorum}; failed: {failed}"
 
 
@@ -63,6 +65,8 @@ class RoundReport:
     """
     validation: Tally | None = None
     """Accuracies that clients found on images they have held out; None where they were not asked."""
+    payload: tuple[int, bytes] | None = None
+    """A client, and its payload as it came: an example to look at. None where all were too large to keep."""
 
 
 class RoundStrategy(Strategy):
@@ -119,6 +123,7 @@ class RoundStrategy(Strategy):
         self._slots: dict[int, int] = {}  # client -> its number in this round
         self._sent: dict[int, int] = {}
         self._aggregate_seconds = 0.0
+        self._example: tuple[int, bytes] | None = None  # client and payload of this round
 
     # -- what a method says --------------------------------------------------------------------------------------------
 
@@ -231,11 +236,13 @@ class RoundStrategy(Strategy):
         """
         self.begin_round(server_round)
         self._aggregate_seconds = 0.0
+        self._example = None
 
         def timed(client: int, update: Update) -> None:
             begun = time.perf_counter()
             self.accept(update, server_round, self._slots[client])
             self._aggregate_seconds += time.perf_counter() - begun
+            self._keep_example(client, update.payload)
 
         unpack = partial(unpack_update, with_head=self.trains_head(server_round), with_personal=self._personal_test)
         self._collect(replies, self.max_payload_bytes, timed, unpack)
@@ -313,7 +320,11 @@ class RoundStrategy(Strategy):
                 "evaluate": evaluated - trained,
                 "validate": time.perf_counter() - evaluated,
             }
-            on_round(RoundReport(server_round, tally, self._sent, self.digest, evaluation, seconds, validation))
+            on_round(
+                RoundReport(
+                    server_round, tally, self._sent, self.digest, evaluation, seconds, validation, self._example
+                )
+            )
         return result
 
     # -- messages and replies -----------------------------------------------------------------------------------------
@@ -340,6 +351,12 @@ class RoundStrategy(Strategy):
             for client, node in sorted(clients.items())
         }
         self.tally = Tally(tuple(self._messages))
+
+    def _keep_example(self, client: int, payload: bytes) -> None:
+        """Of the accepted payloads, keep the one of the lowest slot, whoever answers first."""
+        first = self._example is None or self._slots[client] < self._slots[self._example[0]]
+        if first and len(payload) <= _KEPT_BYTES:
+            self._example = client, payload
 
     def _collect(
         self,

@@ -1,8 +1,8 @@
-"""What a run leaves behind: ``runs/<id>/`` with results.json, rounds.jsonl and model.safetensors, and ``runs/latest``
-pointing to it.
+"""What a run leaves behind: ``runs/<id>/`` with results.json, rounds.jsonl, payload.bin, model.safetensors and
+report.html, and ``runs/latest`` pointing to it.
 
-``results.json`` is replaced after every round (never half-written), ``rounds.jsonl`` is appended, so that a run that is
-cut off has lost nothing.
+``results.json`` and ``payload.bin`` are replaced after every round (never half-written), ``rounds.jsonl`` is appended,
+so that a run that is cut off has lost nothing; ``deltamask report`` makes its page.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from common.models import Head
+from deltamask_server.report import parse_run, write_report
 from deltamask_server.rounds import RoundReport
 from deltamask_server.tally import Tally
 from deltamask_server.validation import personal_entry, validation_entry
@@ -102,6 +103,10 @@ class RunFolder:
         self.results["rounds"].append(entry)
         with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
+        if report.payload is not None:
+            client, payload = report.payload
+            self._replace("payload.bin", payload)
+            self.results["payload"] = {"round": report.server_round, "client": client, "bytes": len(payload)}
         self._write_results()
         return entry
 
@@ -124,18 +129,28 @@ class RunFolder:
         return path
 
     def finish(self, status: str, reason: str = "") -> None:
-        """Record the outcome: ``completed`` or ``failed`` with its reason."""
+        """Record the outcome: ``completed`` or ``failed`` with its reason; and write the page."""
         self.results["status"] = status
         if reason:
             self.results["reason"] = reason
+        self._write_report()  # first: who waits for the status finds the page
         self._write_results()
 
+    def _write_report(self) -> None:
+        try:
+            # By way of JSON, so that the page is the one that `deltamask report` makes.
+            write_report(parse_run(self.path, json.loads(json.dumps(self.results))), self.path / "report.html")
+        except Exception as error:  # a page to look at must not cost a run
+            print(f"  report.html could not be written: {type(error).__name__}: {error}")
+
     def _write_results(self) -> None:
-        text = json.dumps(self.results, indent=1) + "\n"
-        with tempfile.NamedTemporaryFile("w", dir=self.path, delete=False, encoding="utf-8") as file:
-            file.write(text)
+        self._replace("results.json", (json.dumps(self.results, indent=1) + "\n").encode())
+
+    def _replace(self, name: str, content: bytes) -> None:
+        with tempfile.NamedTemporaryFile(dir=self.path, delete=False) as file:
+            file.write(content)
         os.chmod(file.name, 0o644)
-        os.replace(file.name, self.path / "results.json")
+        os.replace(file.name, self.path / name)
 
     def _point_latest(self) -> None:
         link = self.path.parent / f".latest-{self.path.name}"
