@@ -168,7 +168,7 @@ def test_bad_names_of_servers_are_refused(keys: Path, name: str) -> None:
     before = sorted(keys.iterdir())
     done = keys_sh("server", keys, "fl.example", name)
     assert done.returncode == 1
-    assert f"'{name}'" in done.stderr or "is empty" in done.stderr or name in done.stderr
+    assert (name or "is empty") in done.stderr
     assert sorted(keys.iterdir()) == before  # no half of a pair, and no scratch folder
 
 
@@ -196,5 +196,5 @@ def test_a_key_of_another_authority_is_noticed(keys: Path, tmp_path: Path) -> No
     shutil.copy(tmp_path / "other" / "ca.key", keys / "ca.key")
     done = keys_sh("server", keys, "fl.example")
     assert done.returncode == 1
-    assert "fl.example" in done.stderr or "are no pair" in done.stderr
+    assert "openssl signed nothing" in done.stderr or "are no pair" in done.stderr
     assert not (keys / "server.pem").exists()

@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.flower import ROOT, Flower, environment
 
 KEYS_SH = ROOT / "deploy" / "tls" / "keys.sh"
-RUN = "train-limit=120 test-limit=60 local-epochs=1 head-epochs=20 num-server-rounds=1 node-wait-seconds=60"
+RUN = "train-limit=120 test-limit=60 local-epochs=1 head-epochs=20 num-server-rounds=1 node-wait-seconds=240"
 EXIT_SECONDS = 120
 """Far more than a refused SuperNode takes: none may sit there and retry for ever."""
 
@@ -114,7 +114,7 @@ def test_registered_nodes_complete_a_run_and_a_revoked_one_is_not_in_the_next(fl
     for partition in range(2):
         register(flower, f"node-{partition}")
         nodes.append(flower.supernode(partition, of=2))
-    results, log = flower.run(f"{RUN} min-clients=2")
+    results, log = flower.run(f"{RUN} min-clients=2", timeout=600)
     assert results["status"] == "completed", log + flower.logs()
     assert results["rounds"][0]["clients"] == {"asked": 2, "ok": 2, "failed": {}, "failed_clients": {}}
 
@@ -125,6 +125,6 @@ def test_registered_nodes_complete_a_run_and_a_revoked_one_is_not_in_the_next(fl
     known.pop("leaver", None)
     assert known == {"node-0": "online", "node-1": "unregistered"}
 
-    results, log = flower.run(f"{RUN} min-clients=1")
+    results, log = flower.run(f"{RUN} min-clients=1", timeout=600)
     assert results["status"] == "completed", log + flower.logs()
     assert results["rounds"][0]["clients"] == {"asked": 1, "ok": 1, "failed": {}, "failed_clients": {}}
