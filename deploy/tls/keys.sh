@@ -7,6 +7,7 @@ umask 077
 CA_DAYS=3650
 SERVER_DAYS=825
 CURVE=P-384
+LABEL='[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?' # a part of a host name
 
 usage() {
     cat <<'END'
@@ -36,7 +37,7 @@ arguments() { # arguments WANTED GOT COMMAND
 need() {
     local tool
     for tool in "$@"; do
-        command -v "$tool" >/dev/null || fail "there is no '$tool' on the PATH: install it (flwr: pip install 'flwr~=1.39.0')"
+        command -v "$tool" >/dev/null || fail "there is no '$tool' on the PATH: install it, or activate its environment"
     done
 }
 
@@ -87,7 +88,8 @@ keyUsage = critical, keyCertSign, cRLSign
 subjectKeyIdentifier = hash
 END
     new_key "$scratch/ca.key"
-    openssl req -x509 -new -sha384 -key "$scratch/ca.key" -config "$scratch/config" -days "$CA_DAYS" -out "$scratch/ca.crt"
+    openssl req -x509 -new -sha384 -key "$scratch/ca.key" -config "$scratch/config" -days "$CA_DAYS" \
+        -out "$scratch/ca.crt"
     chmod 644 "$scratch/ca.crt"
     mv -- "$scratch/ca.key" "$scratch/ca.crt" "$dir/"
     echo "Made $dir/ca.key (secret: it stays on this machine) and $dir/ca.crt (for everyone), $(end_of "$dir/ca.crt")."
@@ -122,13 +124,14 @@ END
     new_key "$scratch/server.key"
     openssl req -new -sha384 -key "$scratch/server.key" -config "$scratch/config" -out "$scratch/request"
     openssl x509 -req -sha384 -in "$scratch/request" -CA "$dir/ca.crt" -CAkey "$dir/ca.key" -days "$SERVER_DAYS" \
-        -set_serial "0x$(openssl rand -hex 16)" -extfile "$scratch/config" -extensions server -out "$scratch/server.pem" \
-        2>"$scratch/log" || fail "openssl signed nothing for '$*': $(cat "$scratch/log")"
+        -set_serial "0x$(openssl rand -hex 16)" -extfile "$scratch/config" -extensions server \
+        -out "$scratch/server.pem" 2>"$scratch/log" || fail "openssl signed nothing for '$*': $(cat "$scratch/log")"
     openssl verify -CAfile "$dir/ca.crt" "$scratch/server.pem" >/dev/null || fail "$dir/ca.key and ca.crt are no pair"
     chmod 644 "$scratch/server.pem"
     mv -f -- "$scratch/server.key" "$scratch/server.pem" "$dir/"
-    echo "$verb $dir/server.key (secret: for the SuperLink only) and $dir/server.pem for ${san//,/, }, $(end_of "$dir/server.pem")."
-    [ "$verb" = Made ] || echo "The SuperLink reads both when it starts: copy both there, and restart it. Nodes keep their ca.crt."
+    echo "$verb $dir/server.key (secret: for the SuperLink only) and $dir/server.pem,"
+    echo "$(end_of "$dir/server.pem"), for ${san//,/, }."
+    [ "$verb" = Made ] || echo "The SuperLink reads both when it starts: copy them there, and restart it. Nodes keep ca.crt."
 }
 
 new_key() {
@@ -148,7 +151,7 @@ alternative_names() { # One SAN a line, each once
             echo "IP:$name"
         elif [[ $name == *:*:* && $name =~ ^[0-9A-Fa-f:.]+$ ]]; then
             echo "IP:$name"
-        elif [[ ${#name} -le 253 && $name =~ ^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$ ]]; then
+        elif [[ ${#name} -le 253 && $name =~ ^$LABEL(\.$LABEL)*$ ]]; then
             echo "DNS:$name"
         else
             fail "'$name' is neither a host name nor an address: write it without scheme, port or path"
@@ -185,7 +188,8 @@ number_file() {
 
 ask_flower() { # Flower's answer as one line of JSON, or its error and status 1: Flower itself exits 0 on both.
     local answer
-    answer=$(env -u FORCE_COLOR FLWR_DISABLE_UPDATE_CHECK=1 flwr supernode "$@" --format json 2>&1 </dev/null | tr '\n' ' ')
+    answer=$(env -u FORCE_COLOR FLWR_DISABLE_UPDATE_CHECK=1 flwr supernode "$@" --format json 2>&1 </dev/null |
+        tr '\n' ' ')
     if [[ $answer =~ \"success\":\ *true ]]; then
         printf '%s' "$answer"
         return
@@ -234,9 +238,9 @@ revoke() {
             ;;
     esac
     answer=$(ask_flower unregister "$number" "$connection") || fail "$name (SuperNode $number) is NOT revoked: $answer"
-    echo "Revoked $name (SuperNode $number, it was $status) at '$connection': the SuperLink refuses its key from now on."
-    echo "A SuperNode that is running stops at its next request, within seconds. Delete $dir/$name and $dir/$name.pub, so"
-    echo "that nobody registers them again: the node needs a new key to come back."
+    echo "Revoked $name (SuperNode $number, it was $status) at '$connection'. Its key is refused from now on;"
+    echo "a SuperNode that is running stops at its next request, within seconds. Delete $dir/$name and"
+    echo "$dir/$name.pub, so that nobody registers them again: to come back, the node needs a new key."
 }
 
 list() {
@@ -259,7 +263,7 @@ case $command in
     "" | -h | --help | help) usage ;;
     ca) arguments 1 $# ca; certificate_authority "$@" ;;
     server)
-        [ $# -ge 2 ] || fail "'server' takes a folder, and the names and addresses under which nodes reach the SuperLink"
+        [ $# -ge 2 ] || fail "'server' takes a folder, and the names and addresses at which nodes reach the SuperLink"
         server "$@"
         ;;
     node) arguments 2 $# node; node "$@" ;;
