@@ -3,9 +3,9 @@
     sudo .venv/bin/python -m benchmarks.thin_link run      # ten minutes -> benchmarks/results/thin-link.json
     .venv/bin/python -m benchmarks.thin_link table
 
-Each machine is a network namespace with an address of its own, the links are those of `benchmarks.links`: a SuperLink and four
-SuperNodes as in a deployment, TLS and registered keys over gRPC. Time is what the server measures from sending a
-round's model to the last reply. Bytes of a link are all that crossed it in the run, IP headers included.
+Each machine is a network namespace with an address of its own, the links are those of `benchmarks.links`: a SuperLink
+and four SuperNodes as in a deployment, TLS and registered keys over gRPC. Time is what the server measures from sending
+a round's model to the last reply. Bytes of a link are all that crossed it in the run, IP headers included.
 """
 
 from __future__ import annotations
@@ -174,10 +174,10 @@ def table() -> str:
     for link, ways in kept["links"].items():
         for name, found in ways.items():
             times, payload = found["seconds a round"][1:], found["payload bytes a client and round"]
-            total = found["link bytes a client in the whole run"]
+            total = [f"{size / 1e6:.2f}" for size in found["link bytes a client in the whole run"].values()]
             lines.append(
                 f"| {link} | {name} | {sum(times) / len(times):.1f} ({min(times):.1f} to {max(times):.1f}) "
-                f"| {payload['uplink']:,} | {payload['downlink']:,} | {total['up'] / 1e6:.2f} | {total['down'] / 1e6:.2f} |"
+                f"| {payload['uplink']:,} | {payload['downlink']:,} | {total[0]} | {total[1]} |"
             )
     return "\n".join(lines)
 
