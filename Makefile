@@ -3,12 +3,13 @@ SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NEWEST := $(VENV)-newest-flower
 # The first of these that is 3.11 or 3.12 makes the environment.
 PYTHONS := python3.12 python3.11 python3 python
 # Flower starts its own commands by name.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help demo watch test test-all check bench clean
+.PHONY: help demo watch test test-all test-newest-flower check bench clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +26,9 @@ test: $(READY)  ## Tests, without the slow ones
 test-all: $(READY)  ## Every test
 	$(BIN)/python -m pytest
 
+test-newest-flower: $(NEWEST)/.ready  ## The end-to-end tests on Flower 1.41, which speaks HTTP (an environment on top of the first)
+	PATH="$(abspath $(NEWEST)/bin):$$PATH" $(NEWEST)/bin/python -m pytest tests/e2e
+
 check: $(READY)  ## Lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,7 +38,7 @@ bench: $(READY)  ## Measure the codecs on this machine
 	$(BIN)/python -m benchmarks.codecs
 
 clean:  ## Remove the environment, caches and build output; keeps runs/
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml common/models/letters_vit.safetensors
@@ -48,4 +52,14 @@ $(READY): pyproject.toml common/models/letters_vit.safetensors
 	@# simulation installs torch again, into an environment of its own), and nothing is to be reported anywhere.
 	@printf '%s\n' 'import os; [os.environ.setdefault(k, v) for k, v in (("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1"), ("FLWR_TELEMETRY_ENABLED", "0"), ("FLWR_DISABLE_UPDATE_CHECK", "1"), ("RAY_USAGE_STATS_ENABLED", "0"))]' \
 	  > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/deltamask_flower.pth"
+	@touch $@
+
+# Flower and what it brings come from here; torch and everything else, at the same versions, from the first environment.
+$(NEWEST)/.ready: $(READY)
+	@echo "installing Flower 1.41 ..."
+	@$(BIN)/python -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet "flwr[simulation]~=1.41.0" "numpy==$$($(BIN)/python -c 'import numpy; print(numpy.__version__)')"
+	$(NEWEST)/bin/python -m pip install --quiet --no-deps --editable .
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$($(NEWEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first_environment.pth"
 	@touch $@

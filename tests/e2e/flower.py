@@ -15,10 +15,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import flwr
+
 from deploy.processes import end_tree, free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+HTTP = tuple(int(part) for part in flwr.__version__.split(".")[:2]) >= (1, 40)
+"""Flower from 1.40 on: one port and HTTP for everything, no gRPC (`make test-newest-flower`)."""
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -61,7 +65,8 @@ class Flower:
         self.simulated = simulated
         self.keys = keys
         self.runs = 0
-        self.port, self.fleet_port = free_port(), free_port()
+        self.port = free_port()
+        self.fleet_port = self.port if HTTP else free_port()
         self.processes: list[subprocess.Popen[bytes]] = []
         self.env = environment(folder)
 
@@ -76,7 +81,7 @@ class Flower:
             address = ["--host", "127.0.0.1", "--port", str(self.port)]
             if self.simulated:
                 address += ["--simulation", "--control-api-address", f"127.0.0.1:{free_port()}"]
-            else:
+            elif not HTTP:
                 address += ["--fleet-api-address", f"127.0.0.1:{self.fleet_port}"]
             self.start("superlink", ["flower-superlink", *self.superlink_security(), *address])
             self.wait_for_port(self.port)
@@ -120,7 +125,8 @@ class Flower:
         return self.start(
             name,
             [
-                *("flower-supernode", "--grpc-rere", "--superlink", f"127.0.0.1:{self.fleet_port}"),
+                *("flower-supernode", *([] if HTTP else ["--grpc-rere"])),
+                *("--superlink", f"127.0.0.1:{self.fleet_port}"),
                 *(self.supernode_security(f"node-{partition}") if security is None else security),
                 *("--host", "127.0.0.1", "--port", str(free_port()), "--node-config", config),
             ],
