@@ -142,7 +142,7 @@ install -d -m 0700 -o $ACCOUNT -g $ACCOUNT "$HOME_FOLDER"
 put() {  # OPTION NAME MODE: a file that was given, for the service alone
   [ -z "${GIVEN[$1]:-}" ] || install -m "$3" -o $ACCOUNT -g $ACCOUNT "${GIVEN[$1]}" "$KEYS/$2"
 }
-setting() {  # NAME VALUE OPTION DEFAULT-EVERY-TIME: set it where the option was given, or where nothing is set yet
+setting() {  # NAME VALUE OPTION: set it where the option was given, or where nothing is set yet
   local line="$1=\"$2\""
   if ! grep -q "^$1=" "$SETTINGS"; then
     echo "$line" >>"$SETTINGS"
@@ -156,7 +156,9 @@ if [ $FIRST = yes ]; then
   install -m 0640 -o root -g $ACCOUNT /dev/null "$SETTINGS"
   echo "# Read by $UNIT and by \`deltamask doctor --config $SETTINGS\`. After a change: systemctl restart $UNIT" >"$SETTINGS"
 fi
-put ca ca.pem 0644
+setting FLWR_HOME "$HOME_FOLDER/flwr" none
+setting XDG_CACHE_HOME "$HOME_FOLDER/cache" none
+put ca ca.crt 0644
 if [ $ROLE = supernode ]; then
   put key node.key 0600
   if [ ! -f "$KEYS/node.key" ] && [ -z "${GIVEN[insecure]:-}" ]; then
@@ -173,7 +175,7 @@ with open(sys.argv[1].removesuffix(".key") + ".pub", "wb") as file:
 CODE
     chown $ACCOUNT:$ACCOUNT "$KEYS/node.key"
   fi
-  SECURITY="--root-certificates $KEYS/ca.pem --auth-supernode-private-key $KEYS/node.key"
+  SECURITY="--root-certificates $KEYS/ca.crt --auth-supernode-private-key $KEYS/node.key"
   setting DELTAMASK_SUPERLINK "${GIVEN[superlink]:-}" superlink
   setting DELTAMASK_PARTITION_ID "${GIVEN[partition-id]:-}" partition-id
   setting DELTAMASK_NUM_PARTITIONS "${GIVEN[num-partitions]:-}" num-partitions
@@ -186,7 +188,7 @@ CODE
 else
   put certificate server.pem 0644
   put key server.key 0600
-  SECURITY="--ssl-ca-certfile $KEYS/ca.pem --ssl-certfile $KEYS/server.pem --ssl-keyfile $KEYS/server.key --enable-supernode-auth"
+  SECURITY="--ssl-ca-certfile $KEYS/ca.crt --ssl-certfile $KEYS/server.pem --ssl-keyfile $KEYS/server.key --enable-supernode-auth"
   setting DELTAMASK_FLEET "${GIVEN[fleet]:-0.0.0.0:9092}" fleet
   setting DELTAMASK_PORT "${GIVEN[port]:-8000}" port
 fi
