@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,12 +19,12 @@ from typer.testing import CliRunner, Result
 
 from deltamask_server.cli import app
 from deltamask_server.doctor import Finding, Setting, Status, examine
+from deltamask_server.doctor.data import check_data
 from deltamask_server.doctor.setting import Address, parse_address, read_settings
 from deploy.processes import free_port
 from tests.certificates import Authority, Pair, write_node_key
+from tests.fleet import Fleet
 from tests.images import write_folder
-
-ROOT = Path(__file__).parents[1]
 
 
 class Server:
@@ -65,42 +66,6 @@ def tls_server(pair: Pair, protocols: tuple[str, ...] = ("h2",)) -> Server:
     return Server(answer)
 
 
-class Fleet:
-    """Flower's own Fleet API over TLS with node authentication, in this process, with a state of its own."""
-
-    def __init__(self, authority: Authority, pair: Pair) -> None:
-        from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import NodeAuthServerInterceptor
-        from flwr.server.superlink.linkstate import LinkStateFactory
-        from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
-        from flwr.supercore.object_store import ObjectStoreFactory
-        from flwr.superlink.cli.flower_superlink import _run_fleet_api_grpc_rere
-        from flwr.superlink.federation import NoOpFederationManager
-
-        store = ObjectStoreFactory()
-        states = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), store)
-        self.state = states.state()
-        self._server = _run_fleet_api_grpc_rere(
-            "127.0.0.1:0",
-            states,
-            store,
-            True,
-            (authority.file.read_bytes(), pair.certificate.read_bytes(), pair.key.read_bytes()),
-            [NodeAuthServerInterceptor(states)],
-        )
-        self.address = parse_address(self._server.bound_address)
-
-    def register(self, key: Path) -> None:
-        """What `flwr supernode register` does."""
-        from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-
-        from deltamask_server.doctor.keys import read_node_key
-
-        self.state.create_node("", "", public_key_to_bytes(read_node_key(key).public_key()), 0)
-
-    def close(self) -> None:
-        self._server.stop(None).wait()
-
-
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
@@ -113,7 +78,7 @@ def pair(authority: Authority) -> Pair:
 
 @pytest.fixture(scope="module")
 def fleet(authority: Authority, pair: Pair) -> Iterator[Fleet]:
-    fleet = Fleet(authority, pair)
+    fleet = Fleet((authority.file, *pair))
     yield fleet
     fleet.close()
 
@@ -121,13 +86,12 @@ def fleet(authority: Authority, pair: Pair) -> Iterator[Fleet]:
 @pytest.fixture
 def setting(tmp_path: Path, authority: Authority, fleet: Fleet) -> Setting:
     """A node at which nothing is wrong."""
-    write_node_key(tmp_path / "node")
-    fleet.register(tmp_path / "node")
+    fleet.register(write_node_key(tmp_path / "node"))
     facts = tmp_path / "facts.json"
     written = run("--write-facts", facts, "--root-certificates", authority.file)
     assert written.exit_code == 0, written.output
     return Setting(
-        superlink=fleet.address,
+        superlink=parse_address(fleet.address),
         root_certificates=authority.file,
         auth_key=tmp_path / "node",
         data=f"folder:{write_folder(tmp_path / 'images', {'apple': 3, 'fern': 2})}",
@@ -255,27 +219,19 @@ def test_a_web_server_instead_of_the_fleet_api(setting: Setting, pair: Pair) -> 
 
 
 def test_insecure_is_a_warning_and_the_wrong_choice_where_the_server_speaks_tls(
-    setting: Setting, fleet: Fleet, tmp_path: Path
+    setting: Setting,
 ) -> None:
-    from flwr.server.superlink.linkstate import LinkStateFactory
-    from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
-    from flwr.supercore.object_store import ObjectStoreFactory
-    from flwr.superlink.cli.flower_superlink import _run_fleet_api_grpc_rere
-    from flwr.superlink.federation import NoOpFederationManager
-
     setting.insecure, setting.root_certificates, setting.auth_key = True, None, None
     fault = the_fault(setting)
     assert (fault.check, fault.status) == ("tls", Status.failed)
     assert "speaks TLS, and this machine is set to --insecure" in fault.found
 
-    store = ObjectStoreFactory()
-    states = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), store)
-    plain = _run_fleet_api_grpc_rere("127.0.0.1:0", states, store, False, None)
+    plain = Fleet()
     try:
-        setting.superlink = parse_address(plain.bound_address)
+        setting.superlink = parse_address(plain.address)
         fault = the_fault(setting)
     finally:
-        plain.stop(None).wait()
+        plain.close()
     assert (fault.check, fault.status) == ("tls", Status.warning)
 
 
@@ -424,15 +380,21 @@ def test_images_that_are_broken(setting: Setting, tmp_path: Path) -> None:
     assert "half.jpg" in fault.found
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_class_folder_that_may_not_be_read(setting: Setting, tmp_path: Path) -> None:
-    (tmp_path / "images" / "apple").chmod(0)
-    try:
-        fault = the_fault(setting)
-    finally:
-        (tmp_path / "images" / "apple").chmod(0o700)
+def test_a_class_folder_that_may_not_be_read() -> None:
+    with tempfile.TemporaryDirectory() as name:  # not tmp_path, whose parents are for their owner only
+        root = write_folder(Path(name), {"apple": 2, "fern": 2})
+        root.chmod(0o755)
+        (root / "apple").chmod(0)
+        account = os.geteuid()
+        if account == 0:
+            os.seteuid(65534)  # root may read everything, and this is the account `nobody`
+        try:
+            (fault,) = check_data(f"folder:{root}", root)
+        finally:
+            os.seteuid(account)
+            (root / "apple").chmod(0o700)
     assert (fault.check, fault.status) == ("data", Status.failed)
-    assert "cannot be read" in fault.found
+    assert f"{root / 'apple'} cannot be read by account" in fault.found
 
 
 # -- The machine -------------------------------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ from deltamask_server.doctor.machine import (
     check_libraries,
     check_memory,
     check_python,
-    check_weights,
 )
 from deltamask_server.doctor.network import check_reachable
 from deltamask_server.doctor.setting import Setting
 from deltamask_server.doctor.signin import check_sign_in
 from deltamask_server.doctor.tls import check_ca, check_plain, check_tls
+from deltamask_server.doctor.weights import check_weights
 
 __all__ = ["Finding", "Setting", "Status", "examine"]
 

@@ -18,6 +18,7 @@ from common.errors import DataError, brief
 from common.wire import VERSIONS
 from deltamask_server.doctor.finding import Finding, failed, ok, warning
 from deltamask_server.doctor.tls import read_certificate
+from deltamask_server.doctor.weights import embedded_digest
 
 __all__ = ["check_facts", "make_facts", "read_facts"]
 
@@ -38,8 +39,6 @@ def make_facts(now: datetime, ca: Path | None) -> dict[str, Any]:
     ca
         The CA's certificate; None without TLS.
     """
-    from common.models import load_backbone
-
     facts: dict[str, Any] = {"written": now.isoformat(timespec="seconds"), "python": platform.python_version()}
     for package in ("deltamask", "flwr", "torch"):
         try:
@@ -47,7 +46,7 @@ def make_facts(now: datetime, ca: Path | None) -> dict[str, Any]:
         except PackageNotFoundError:
             facts[package] = "not installed"
     facts["wire"] = ",".join(map(str, sorted(VERSIONS)))
-    facts["weights"] = load_backbone("letters-vit", "default", 0, 5).digest.hex()
+    facts["weights"] = embedded_digest()
     facts["ca"] = read_certificate(ca).fingerprint(SHA256()).hex() if ca else ""
     return facts
 

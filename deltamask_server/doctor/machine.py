@@ -1,4 +1,4 @@
-"""Checks of this machine alone: Python, libraries, device, memory, disks, weights."""
+"""Checks of this machine alone: Python, libraries, device, memory, disks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from common.errors import ModelError, brief
+from common.errors import brief
 from deltamask_server.doctor.finding import Finding, failed, ok, warning
 
-__all__ = ["check_device", "check_disk", "check_libraries", "check_memory", "check_python", "check_weights"]
+__all__ = ["REINSTALL", "check_device", "check_disk", "check_libraries", "check_memory", "check_python"]
 
 _PYTHONS = ((3, 11), (3, 12))
 _LIBRARIES = ("torch", "torchvision", "timm", "numba", "constriction", "pyfusefilter", "flwr")
-_REINSTALL = "install the project again in this environment (deploy/edge/install.sh, or pip install --force-reinstall)"
+REINSTALL = "install the project again in this environment (deploy/edge/install.sh, or pip install --force-reinstall)"
 _LITTLE_MEMORY, _ENOUGH_MEMORY = 0.5e9, 1.5e9
 """Bytes: Python with torch and Numba takes about 0.5 GB, and a SuperNode is two such processes and the images."""
 _PROBE = b"\0" * 65536
@@ -44,7 +44,7 @@ def check_libraries() -> Finding:
         except Exception as error:  # a broken library raises whatever it likes
             broken.append(f"{name}: {type(error).__name__}: {brief(error)}")
     if broken:
-        return failed("libraries", "; ".join(broken), _REINSTALL)
+        return failed("libraries", "; ".join(broken), REINSTALL)
     return ok("libraries", ", ".join(versions))
 
 
@@ -59,7 +59,7 @@ def check_device(device: str) -> Finding:
     try:
         import torch
     except Exception as error:
-        return failed("device", f"torch does not load: {brief(error)}", _REINSTALL)
+        return failed("device", f"torch does not load: {brief(error)}", REINSTALL)
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         left = torch.arange(64 * 64, dtype=torch.float32).reshape(64, 64).remainder(7)
@@ -125,16 +125,3 @@ def check_disk(check: str, folder: Path, free_gb: float) -> Finding:
             check, f"{found}, {free_gb:g} GB needed", "make room there, or name another folder (cache-dir, FLWR_HOME)"
         )
     return ok(check, found)
-
-
-def check_weights() -> Finding:
-    """The embedded backbone is found in this environment and loads."""
-    try:
-        from common.models import load_backbone
-
-        digest = load_backbone("letters-vit", "default", 0, 5).digest.hex()
-    except ModelError as error:
-        return failed("weights", str(error), _REINSTALL)
-    except Exception as error:  # of a library that check_libraries names
-        return failed("weights", f"cannot be loaded: {brief(error)}", _REINSTALL)
-    return ok("weights", f"embedded weights found, digest {digest}")

@@ -60,7 +60,7 @@ def check_sign_in(address: Address, ca: Path, key: Path) -> Finding:
     if code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
         return failed(
             "sign-in",
-            "the SuperLink does not know this node's key",
+            "the SuperLink does not know this node's key: it was never registered there, or revoked",
             "register it on the server: deploy/tls/keys.sh register",
         )
     if status == grpc.StatusCode.UNAUTHENTICATED and text == "Invalid timestamp":
