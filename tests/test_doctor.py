@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from common.config import default_cache_path
 from deltamask_server.cli import app
 from deltamask_server.doctor import Finding, Setting, Status, examine
 from deltamask_server.doctor.data import check_data
@@ -25,6 +27,8 @@ from deploy.processes import free_port
 from tests.certificates import Authority, Pair, write_node_key
 from tests.fleet import Fleet
 from tests.images import write_folder
+
+ROOT = Path(__file__).parents[1]
 
 
 class Server:
@@ -124,8 +128,9 @@ def test_a_healthy_node_passes_every_check(setting: Setting) -> None:
     found = findings(setting)
     assert {each.status for each in found} == {Status.ok}, found
     assert [each.check for each in found] == [
-        *("python", "libraries", "device", "weights", "memory", "disk: cache", "disk: Flower", "clock", "data"),
-        *("ca", "key", "reachable", "tls", "grpc", "sign-in", "versions"),
+        *("python", "libraries", "device", "memory", "disk: Flower", "clock"),
+        *("ca", "key", "reachable", "tls", "grpc", "sign-in"),
+        *("weights", "disk: cache", "data", "versions"),
     ]
     data = next(each for each in found if each.check == "data")
     assert "5 images of 2 classes" in data.found
@@ -403,7 +408,7 @@ def test_a_class_folder_that_may_not_be_read() -> None:
 def test_a_disk_with_too_little_room(setting: Setting) -> None:
     setting.free_disk_gb = 1e9
     bad = [each for each in findings(setting) if each.status != Status.ok]
-    assert [each.check for each in bad] == ["disk: cache", "disk: Flower"]
+    assert [each.check for each in bad] == ["disk: Flower", "disk: cache"]
     assert all("GB needed" in each.found for each in bad)
 
 
@@ -422,6 +427,17 @@ def test_a_full_disk(setting: Setting, tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
     assert (fault.check, fault.status) == ("disk: cache", Status.failed)
     assert "nothing can be written: No space left" in fault.found
+
+
+def test_numba_without_a_place_for_its_cache() -> None:
+    # As for an account without a home, beside code that only root may change: nothing but NUMBA_CACHE_DIR is tried.
+    env = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": ""}
+    command = [sys.executable, "-m", "deltamask_server.cli", "doctor", "--device", "cpu", "--json"]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    bad = [each for each in json.loads(done.stdout)["findings"] if each["status"] == "failed"]
+    assert [each["check"] for each in bad] == ["libraries"]
+    assert "NUMBA_CACHE_DIR" in bad[0]["advice"]
 
 
 def test_a_device_that_is_not_there(setting: Setting) -> None:
@@ -455,7 +471,9 @@ def test_the_command_says_what_to_do(setting: Setting) -> None:
     assert [each["check"] for each in report["findings"] if each["status"] == "failed"] == ["key"]
 
 
-def test_settings_of_an_installed_node(setting: Setting, tmp_path: Path) -> None:
+def test_settings_of_an_installed_node(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FLWR_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "/nowhere")  # what the file says is set, and undone behind this test
     file = tmp_path / "supernode.env"
     security = f"--root-certificates {setting.root_certificates} --auth-supernode-private-key {setting.auth_key}"
     lines = {
@@ -475,9 +493,9 @@ def test_settings_of_an_installed_node(setting: Setting, tmp_path: Path) -> None
         data=setting.data,
         device="cpu",
         flwr_home=tmp_path / "flwr",
-        cache=tmp_path / "caches" / "deltamask",
     )
     assert found == expected
+    assert default_cache_path() == tmp_path / "caches" / "deltamask"
     done = run("--config", file, "--facts", setting.facts or "", "--free-disk-gb", "0.001")
     assert done.exit_code == 0, done.output
 

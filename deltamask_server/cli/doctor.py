@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["doctor"]
 
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
-_FREE_DISK_GB = 1.0
 
 
 def doctor(
@@ -55,8 +54,9 @@ def doctor(
         typer.Option(metavar="FILE", help="What the server has written with --write-facts.", show_default=False),
     ] = None,
     free_disk_gb: Annotated[
-        float, typer.Option(min=0, help="How much must be free for caches, and for Flower.")
-    ] = _FREE_DISK_GB,
+        float | None,
+        typer.Option(min=0, help="How much must be free for caches, and for Flower; default: 1.", show_default=False),
+    ] = None,
     write_facts: Annotated[
         Path | None,
         typer.Option(
@@ -86,7 +86,8 @@ def doctor(
     setting.auth_key = auth_key or setting.auth_key
     setting.facts = facts or setting.facts
     setting.device = device or setting.device
-    setting.free_disk_gb = free_disk_gb
+    if free_disk_gb is not None:
+        setting.free_disk_gb = free_disk_gb
     if data is not None:
         setting.data = f"folder:{data}" if data.startswith(("/", ".", "~")) or Path(data).is_dir() else data
     if setting.superlink and not setting.insecure and not setting.root_certificates:

@@ -41,15 +41,21 @@ def examine(setting: Setting, now: datetime) -> Iterator[Finding]:
     One finding after the other, as they are made. What needs something that failed is left out.
     """
     yield check_python()
-    yield check_libraries()
+    libraries = check_libraries()
+    yield libraries
     yield check_device(setting.device)
-    yield check_weights()
     yield check_memory()
-    yield check_disk("disk: cache", setting.cache, setting.free_disk_gb)
     yield check_disk("disk: Flower", setting.flwr_home, setting.free_disk_gb)
     yield check_clock(now)
-    yield from check_data(setting.data, setting.cache)
     yield from _network(setting, now)
+    if libraries.status == Status.failed:
+        return
+    from common.config import default_cache_path  # here: Numba comes with it, and may be what is broken
+
+    cache = setting.cache or default_cache_path()
+    yield check_weights()
+    yield check_disk("disk: cache", cache, setting.free_disk_gb)
+    yield from check_data(setting.data, cache)
     if setting.facts:
         yield from check_facts(setting.facts, now, setting.root_certificates)
 

@@ -17,10 +17,11 @@ from deltamask_server.doctor.finding import Finding, failed, ok, warning
 __all__ = ["REINSTALL", "check_device", "check_disk", "check_libraries", "check_memory", "check_python"]
 
 _PYTHONS = ((3, 11), (3, 12))
-_LIBRARIES = ("torch", "torchvision", "timm", "numba", "constriction", "pyfusefilter", "flwr")
+_LIBRARIES = ("torch", "torchvision", "timm", "numba", "constriction", "pyfusefilter", "flwr", "common.codecs")
 REINSTALL = "install the project again in this environment (deploy/edge/install.sh, or pip install --force-reinstall)"
 _LITTLE_MEMORY, _ENOUGH_MEMORY = 0.5e9, 1.5e9
 """Bytes: Python with torch and Numba takes about 0.5 GB, and a SuperNode is two such processes and the images."""
+_NO_CACHE = "no locator available"
 _PROBE = b"\0" * 65536
 
 
@@ -43,6 +44,9 @@ def check_libraries() -> Finding:
             versions.append(name)
         except Exception as error:  # a broken library raises whatever it likes
             broken.append(f"{name}: {type(error).__name__}: {brief(error)}")
+    if any(_NO_CACHE in each for each in broken):
+        advice = "set NUMBA_CACHE_DIR to a folder that this account may write, as deploy/edge/install.sh does"
+        return failed("libraries", f"Numba finds no place for what it compiles: {broken[0]}", advice)
     if broken:
         return failed("libraries", "; ".join(broken), REINSTALL)
     return ok("libraries", ", ".join(versions))

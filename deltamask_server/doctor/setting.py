@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from common.config import default_cache_path
 from common.errors import ConfigError
 
 __all__ = ["Address", "Setting", "parse_address", "read_settings"]
 
-FREE_DISK_GB = 1.0
-"""A round needs less; a backbone of the hub, and activations of some ten thousand images, need about that."""
+_ENVIRONMENT = ("FLWR_HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR")
 
 
 class Address(NamedTuple):
@@ -45,8 +43,10 @@ class Setting:
     device: str = "auto"
     facts: Path | None = None
     flwr_home: Path = field(default_factory=lambda: Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr"))
-    cache: Path = field(default_factory=default_cache_path)
-    free_disk_gb: float = FREE_DISK_GB
+    cache: Path | None = None
+    """None is a client's own default."""
+    free_disk_gb: float = 1.0
+    """In 10^9 bytes. A round needs less; a backbone of the hub, or activations of ten thousand images, about that."""
 
 
 def parse_address(text: str) -> Address:
@@ -65,7 +65,7 @@ def parse_address(text: str) -> Address:
 
 
 def read_settings(path: Path) -> Setting:
-    """Read the settings of an installed SuperNode or SuperLink.
+    """Read the settings of an installed SuperNode or SuperLink, and set this process's folders to those of the service.
 
     Parameters
     ----------
@@ -78,6 +78,7 @@ def read_settings(path: Path) -> Setting:
         If it cannot be read, or is none.
     """
     values = _lines(path)
+    os.environ.update({name: values[name] for name in _ENVIRONMENT if values.get(name)})
     try:
         security = _options(shlex.split(values.get("DELTAMASK_SECURITY", "")))
     except ValueError as error:
@@ -98,10 +99,6 @@ def read_settings(path: Path) -> Setting:
         setting.server_key = _path(security.get("ssl-keyfile"))
     else:
         raise ConfigError(f"{path}: neither DELTAMASK_SUPERLINK nor DELTAMASK_FLEET in it; is it of install.sh?")
-    if home := values.get("FLWR_HOME"):
-        setting.flwr_home = Path(home)
-    if cache := values.get("XDG_CACHE_HOME"):
-        setting.cache = Path(cache) / "deltamask"
     return setting
 
 

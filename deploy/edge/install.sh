@@ -126,9 +126,12 @@ esac
 echo "installing $SOURCE into $PREFIX/venv (the first time minutes, and about 6 GB, for torch) ..."
 OPTIONS=(--quiet --disable-pip-version-check)
 [ -z "${GIVEN[constraint]:-}" ] || OPTIONS+=(--constraint "${GIVEN[constraint]}")
-$PREFIX/venv/bin/python -m pip install "${OPTIONS[@]}" "$SOURCE"
-# Once more without the dependencies: a wheel of the same version is newer all the same.
-$PREFIX/venv/bin/python -m pip install "${OPTIONS[@]}" --no-deps --force-reinstall "$SOURCE"
+WHEELS=$(mktemp -d)
+trap 'rm -rf "$WHEELS"' EXIT
+$PREFIX/venv/bin/python -m pip wheel "${OPTIONS[@]}" --no-deps --wheel-dir "$WHEELS" "$SOURCE"
+$PREFIX/venv/bin/python -m pip install "${OPTIONS[@]}" "$WHEELS"/*.whl
+# Once more without the dependencies: of the same version it is newer all the same.
+$PREFIX/venv/bin/python -m pip install "${OPTIONS[@]}" --no-deps --force-reinstall "$WHEELS"/*.whl
 chmod -R go+rX-w $PREFIX
 mkdir -p /usr/local/bin
 ln -sfn $PREFIX/venv/bin/deltamask /usr/local/bin/deltamask
@@ -158,6 +161,8 @@ if [ $FIRST = yes ]; then
 fi
 setting FLWR_HOME "$HOME_FOLDER/flwr" none
 setting XDG_CACHE_HOME "$HOME_FOLDER/cache" none
+# Numba refuses to load where it can neither write beside the code nor into a home.
+setting NUMBA_CACHE_DIR "$HOME_FOLDER/cache/numba" none
 put ca ca.crt 0644
 if [ $ROLE = supernode ]; then
   put key node.key 0600
