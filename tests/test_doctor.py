@@ -480,6 +480,7 @@ def test_settings_of_an_installed_node(setting: Setting, tmp_path: Path, monkeyp
         "DELTAMASK_SUPERLINK": str(setting.superlink),
         "DELTAMASK_SECURITY": security,
         "DELTAMASK_DATA": setting.data,
+        "DELTAMASK_FACTS": str(setting.facts),
         "DELTAMASK_NODE_OPTIONS": "device='cpu' batch-size=8",
         "FLWR_HOME": str(tmp_path / "flwr"),
         "XDG_CACHE_HOME": str(tmp_path / "caches"),
@@ -492,11 +493,12 @@ def test_settings_of_an_installed_node(setting: Setting, tmp_path: Path, monkeyp
         auth_key=setting.auth_key,
         data=setting.data,
         device="cpu",
+        facts=setting.facts,
         flwr_home=tmp_path / "flwr",
     )
     assert found == expected
     assert default_cache_path() == tmp_path / "caches" / "deltamask"
-    done = run("--config", file, "--facts", setting.facts or "", "--free-disk-gb", "0.001")
+    done = run("--config", file, "--free-disk-gb", "0.001")
     assert done.exit_code == 0, done.output
 
 

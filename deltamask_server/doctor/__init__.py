@@ -55,7 +55,8 @@ def examine(setting: Setting, now: datetime) -> Iterator[Finding]:
     cache = setting.cache or default_cache_path()
     yield check_weights()
     yield check_disk("disk: cache", cache, setting.free_disk_gb)
-    yield from check_data(setting.data, cache)
+    if setting.data:
+        yield from check_data(setting.data, cache)
     if setting.facts:
         yield from check_facts(setting.facts, now, setting.root_certificates)
 

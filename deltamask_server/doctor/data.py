@@ -25,12 +25,10 @@ def check_data(data: str, cache: Path) -> list[Finding]:
     Parameters
     ----------
     data
-        As in the node config; empty for a share of the run's dataset, which the run names.
+        As in the node config, and not empty.
     cache
         The client's cache folder.
     """
-    if not data:
-        return [ok("data", "no images of its own: a share of the run's dataset")]
     if not data.startswith(("folder:", "npz:", "digits")):
         return [ok("data", f"{data}, from the hub or its cache when a run starts: not looked at")]
     advice = "put images there, in a sub-folder for each class (docs/data.md), or name another folder in the settings"

@@ -39,7 +39,7 @@ class Setting:
     server_key: Path | None = None
     """The server's own, on the server."""
     data: str = ""
-    """As in the node config."""
+    """As in the node config; without, a node has its share of the run's dataset."""
     device: str = "auto"
     facts: Path | None = None
     flwr_home: Path = field(default_factory=lambda: Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr"))
@@ -89,6 +89,8 @@ def read_settings(path: Path) -> Setting:
         setting.root_certificates = _path(security.get("root-certificates"))
         setting.auth_key = _path(security.get("auth-supernode-private-key"))
         setting.data = values.get("DELTAMASK_DATA", "")
+        facts = _path(values.get("DELTAMASK_FACTS"))
+        setting.facts = facts if facts and facts.exists() else None  # a file that not every site has
         setting.device = _device(values.get("DELTAMASK_NODE_OPTIONS", ""))
     elif "DELTAMASK_FLEET" in values:
         address = parse_address(values["DELTAMASK_FLEET"])

@@ -20,6 +20,7 @@ supernode:
   --key FILE              the node's private key (OpenSSH, ECDSA); default: one is made here, and never leaves
   --partition-id N        the client id: another one for each SuperNode (needed at first)
   --num-partitions N      how many clients there are (needed at first)
+  --facts FILE            what the server has written (deltamask doctor --write-facts), for `deltamask doctor` here
   --data FOLDER           images, a sub-folder for each class; default: $STATE/images
   --port PORT             of the SuperNode's own interface on 127.0.0.1; default: 9094
 
@@ -55,14 +56,14 @@ while [ $# -gt 0 ]; do
     *:--insecure) GIVEN[insecure]=yes; shift ;;
     *:-h | *:--help) usage; exit ;;
     *:--from | *:--constraint | *:--memory-max | *:--cpu-quota | *:--ca | *:--key | *:--port | \
-    supernode:--superlink | supernode:--partition-id | supernode:--num-partitions | supernode:--data | \
+    supernode:--superlink | supernode:--partition-id | supernode:--num-partitions | supernode:--data | supernode:--facts | \
     superlink:--certificate | superlink:--fleet)
       [ $# -gt 1 ] && [ -n "$2" ] || die "$1 needs a value"
       GIVEN[${1#--}]=$2; shift 2 ;;
     *) die "$ROLE has no option $1; see install.sh --help" ;;
   esac
 done
-for name in ca key certificate constraint; do
+for name in ca key certificate facts constraint; do
   [ -z "${GIVEN[$name]:-}" ] || [ -r "${GIVEN[$name]}" ] || die "--$name ${GIVEN[$name]}: no such file, or it cannot be read"
 done
 for name in superlink fleet data; do  # they end up in double quotes, in a file that systemd and shells read
@@ -129,7 +130,8 @@ OPTIONS=(--quiet --disable-pip-version-check)
 WHEELS=$(mktemp -d)
 trap 'rm -rf "$WHEELS"' EXIT
 $PREFIX/venv/bin/python -m pip wheel "${OPTIONS[@]}" --no-deps --wheel-dir "$WHEELS" "$SOURCE"
-$PREFIX/venv/bin/python -m pip install "${OPTIONS[@]}" "$WHEELS"/*.whl
+$PREFIX/venv/bin/python -m pip install "${OPTIONS[@]}" "$WHEELS"/*.whl ||
+  die "pip could not install it, see above; on arm64, what to build first stands in README.md"
 # Once more without the dependencies: of the same version it is newer all the same.
 $PREFIX/venv/bin/python -m pip install "${OPTIONS[@]}" --no-deps --force-reinstall "$WHEELS"/*.whl
 chmod -R go+rX-w $PREFIX
@@ -166,6 +168,7 @@ setting NUMBA_CACHE_DIR "$HOME_FOLDER/cache/numba" none
 put ca ca.crt 0644
 if [ $ROLE = supernode ]; then
   put key node.key 0600
+  put facts facts.json 0644
   if [ ! -f "$KEYS/node.key" ] && [ -z "${GIVEN[insecure]:-}" ]; then
     # ssh-keygen need not be there; the library is, since Flower signs with it.
     $PREFIX/venv/bin/python - "$KEYS/node.key" "$(uname -n)" <<'CODE'
@@ -185,6 +188,7 @@ CODE
   setting DELTAMASK_PARTITION_ID "${GIVEN[partition-id]:-}" partition-id
   setting DELTAMASK_NUM_PARTITIONS "${GIVEN[num-partitions]:-}" num-partitions
   setting DELTAMASK_DATA "folder:$DATA" data
+  setting DELTAMASK_FACTS "$KEYS/facts.json" none
   setting DELTAMASK_NODE_OPTIONS "" none
   setting DELTAMASK_PORT "${GIVEN[port]:-9094}" port
   if [ ! -e "$DATA" ] && grep -qF "DELTAMASK_DATA=\"folder:$DATA\"" "$SETTINGS"; then

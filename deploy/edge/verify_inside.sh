@@ -90,8 +90,8 @@ listens $RUNTIME 60
 say "doctor on both sides"
 as_service deltamask doctor --config /etc/deltamask/superlink.env
 deltamask doctor --config /etc/deltamask/superlink.env --write-facts /keys/facts.json
-chmod 755 /keys; chmod 644 /keys/facts.json
-as_service deltamask doctor --config /etc/deltamask/supernode.env --facts /keys/facts.json
+install -m 0644 /keys/facts.json /etc/deltamask/supernode/facts.json  # as install.sh --facts does
+as_service deltamask doctor --config /etc/deltamask/supernode.env
 
 say "a run"
 flwr run /src edge --stream -c "num-server-rounds=2 min-clients=1 local-epochs=1 head-epochs=30 backbone='letters-vit' dataset='folder:/srv/test-images'"
@@ -112,7 +112,7 @@ grep -q CPUQuota=150% /etc/systemd/system/deltamask-supernode.service.d/limits.c
 both
 listens $RUNTIME 60
 say "the SuperLink still knows the node"
-as_service deltamask doctor --config /etc/deltamask/supernode.env --facts /keys/facts.json
+as_service deltamask doctor --config /etc/deltamask/supernode.env
 flwr ls edge
 stop supernode; stop superlink
 
