@@ -91,6 +91,10 @@ if [ $ROLE = supernode ]; then
   esac
 elif [ -z "${GIVEN[insecure]:-}" ]; then
   need certificate; need key
+  if [ -n "${GIVEN[ca]:-}" ]; then  # also where it was installed with --insecure before
+    [ -n "${GIVEN[certificate]:-}" ] || [ -f "$KEYS/server.pem" ] || die "--certificate is needed with --ca"
+    [ -n "${GIVEN[key]:-}" ] || [ -f "$KEYS/server.key" ] || die "--key is needed with --ca"
+  fi
 fi
 
 # -- The machine -------------------------------------------------------------------------------------------------------
@@ -99,7 +103,7 @@ fi
 [ "$(uname -s)" = Linux ] || die "this is for Linux"
 case $(uname -m) in
   x86_64 | aarch64) ;;
-  *) die "$(uname -m): libraries are there for x86_64 and aarch64 only" ;;
+  *) die "$(uname -m): this is for x86_64 and aarch64, as the libraries are" ;;
 esac
 PYTHON=""
 for name in python3.12 python3.11 python3; do

@@ -60,8 +60,8 @@ from pathlib import Path
 from PIL import Image
 from sklearn.datasets import load_digits
 images, labels = load_digits(return_X_y=True)
-for i in range(400):
-    folder = Path(sys.argv[2 if i % 4 == 0 else 1], str(labels[i]))
+for i in [*range(300), *range(-100, 0)]:  # the last ones come from other writers
+    folder = Path(sys.argv[1 if i >= 0 else 2], str(labels[i]))
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray((images[i].reshape(8, 8) * 15).astype("uint8")).save(folder / f"{i}.png")
 CODE
