@@ -85,6 +85,17 @@ def test_the_installer_refuses_what_makes_no_sense(options: list[str], expected:
     assert expected in output
 
 
+def test_help_is_text_and_runs_nothing() -> None:
+    done = subprocess.run(
+        [str(INSTALL), "--help"], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"}
+    )
+    assert done.stderr == ""
+    assert all(
+        f"--{option} " in done.stdout
+        for option in ("superlink", "ca", "key", "facts", "data", "fleet", "from", "insecure")
+    )
+
+
 def test_the_uninstaller_says_how_it_is_used() -> None:
     status, output = call(EDGE / "uninstall.sh", "supernode", "--everything")
     assert status == 2

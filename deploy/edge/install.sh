@@ -20,7 +20,7 @@ supernode:
   --key FILE              the node's private key (OpenSSH, ECDSA); default: one is made here, and never leaves
   --partition-id N        the client id: another one for each SuperNode (needed at first)
   --num-partitions N      how many clients there are (needed at first)
-  --facts FILE            what the server has written (deltamask doctor --write-facts), for `deltamask doctor` here
+  --facts FILE            what the server has written (deltamask doctor --write-facts), for the doctor here
   --data FOLDER           images, a sub-folder for each class; default: $STATE/images
   --port PORT             of the SuperNode's own interface on 127.0.0.1; default: 9094
 
