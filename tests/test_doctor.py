@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
-import ssl
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,47 +23,9 @@ from deploy.processes import free_port
 from tests.certificates import Authority, Pair, write_node_key
 from tests.fleet import Fleet
 from tests.images import write_folder
+from tests.listeners import Server, tls_server
 
 ROOT = Path(__file__).parents[1]
-
-
-class Server:
-    """Listens on loopback and answers each connection in its own way until it is closed."""
-
-    def __init__(self, answer: Callable[[socket.socket], None]) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = Address("127.0.0.1", self._listener.getsockname()[1])
-        self._answer = answer
-        self._thread = threading.Thread(target=self._serve)
-
-    def __enter__(self) -> Server:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                with connection, contextlib.suppress(OSError):
-                    connection.settimeout(10)
-                    self._answer(connection)
-
-
-def tls_server(pair: Pair, protocols: tuple[str, ...] = ("h2",)) -> Server:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pair.certificate, pair.key)
-    context.set_alpn_protocols(list(protocols))
-
-    def answer(connection: socket.socket) -> None:
-        with context.wrap_socket(connection, server_side=True) as secure:
-            secure.recv(1)
-
-    return Server(answer)
 
 
 @pytest.fixture(scope="module")
