@@ -51,11 +51,15 @@ def simulate(folder: Path, config: str, supernodes: int, timeout: float = 300) -
 
 
 class Flower:
-    """One SuperLink for one or several runs, in a folder of its own: for SuperNodes, or for a simulation of some."""
+    """One SuperLink for one or several runs, in a folder of its own: for SuperNodes, or for a simulation of some.
 
-    def __init__(self, folder: Path, simulated: int = 0) -> None:
+    With ``keys``, a folder that ``deploy/tls/keys.sh`` filled, it speaks TLS and takes registered SuperNodes only.
+    """
+
+    def __init__(self, folder: Path, simulated: int = 0, keys: Path | None = None) -> None:
         self.folder = folder
         self.simulated = simulated
+        self.keys = keys
         self.runs = 0
         self.port, self.fleet_port = free_port(), free_port()
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -64,8 +68,9 @@ class Flower:
     def __enter__(self) -> Flower:
         home = self.folder / "flwr"
         home.mkdir(parents=True)
+        security = "insecure = true" if self.keys is None else f'root-certificates = "{self.keys / "ca.crt"}"'
         (home / "config.toml").write_text(
-            f'[superlink]\ndefault = "test"\n[superlink.test]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
+            f'[superlink]\ndefault = "test"\n[superlink.test]\naddress = "127.0.0.1:{self.port}"\n{security}\n'
         )
         try:
             address = ["--host", "127.0.0.1", "--port", str(self.port)]
@@ -73,7 +78,7 @@ class Flower:
                 address += ["--simulation", "--control-api-address", f"127.0.0.1:{free_port()}"]
             else:
                 address += ["--fleet-api-address", f"127.0.0.1:{self.fleet_port}"]
-            self.start("superlink", ["flower-superlink", "--insecure", *address])
+            self.start("superlink", ["flower-superlink", *self.superlink_security(), *address])
             self.wait_for_port(self.port)
             if not self.simulated:
                 self.wait_for_port(self.fleet_port)
@@ -99,16 +104,35 @@ class Flower:
         self.processes.append(process)
         return process
 
-    def supernode(self, partition: int, of: int, more: str = "") -> subprocess.Popen[bytes]:
+    def superlink_security(self) -> list[str]:
+        if self.keys is None:
+            return ["--insecure"]
+        files = {"--ssl-ca-certfile": "ca.crt", "--ssl-certfile": "server.pem", "--ssl-keyfile": "server.key"}
+        given = [part for flag, name in files.items() for part in (flag, str(self.keys / name))]
+        return [*given, "--enable-supernode-auth"]
+
+    def supernode(
+        self, partition: int, of: int, more: str = "", *, security: list[str] | None = None, name: str | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a SuperNode; with keys, as ``node-<partition>``, unless ``security`` has other options."""
         config = f"partition-id={partition} num-partitions={of} {more}".strip()
+        name = name or f"supernode-{partition}"
         return self.start(
-            f"supernode-{partition}",
+            name,
             [
-                *("flower-supernode", "--insecure", "--grpc-rere", "--superlink", f"127.0.0.1:{self.fleet_port}"),
+                *("flower-supernode", "--grpc-rere", "--superlink", f"127.0.0.1:{self.fleet_port}"),
+                *(self.supernode_security(f"node-{partition}") if security is None else security),
                 *("--host", "127.0.0.1", "--port", str(free_port()), "--node-config", config),
             ],
-            FLWR_HOME=str(self.folder / f"node-{partition}"),
+            FLWR_HOME=str(self.folder / name.replace("super", "")),
         )
+
+    def supernode_security(self, key: str | None, ca: Path | None = None) -> list[str]:
+        """Options of a SuperNode with a key of the folder, or none, and with the SuperLink's CA, or another one."""
+        if self.keys is None:
+            return ["--insecure"]
+        authority = ["--root-certificates", str(ca or self.keys / "ca.crt")]
+        return authority + ([] if key is None else ["--auth-supernode-private-key", str(self.keys / key)])
 
     def run(self, config: str, timeout: float = 300) -> tuple[dict[str, Any], str]:
         """Run the app to its end: its results.json, and the output that the user would have seen."""
