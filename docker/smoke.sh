@@ -80,7 +80,7 @@ say "simulation in the image"
 start=$(seconds)
 mkdir "$scratch/simulation"
 if [ "$(id -u)" = 0 ]; then chown "$DELTAMASK_UID" "$scratch/simulation"; fi
-$ENGINE run --rm --network none --cap-drop ALL --security-opt no-new-privileges --read-only --tmpfs /tmp --shm-size 512m \
+$ENGINE run --rm --no-healthcheck --network none --cap-drop ALL --security-opt no-new-privileges --read-only --tmpfs /tmp --shm-size 512m \
     -e HOME=/tmp -e FLWR_HOME=/tmp/flwr -e XDG_CACHE_HOME=/tmp/cache -e NUMBA_CACHE_DIR=/tmp/cache/numba -e MPLCONFIGDIR=/tmp/cache/matplotlib \
     -e PYTHONPATH=/app -v "$scratch/simulation:/work:z" -w /work --entrypoint python \
     deltamask-superlink /app/deploy/simulate.py --supernodes 3 --run-config "$config" || fail "the simulation did not complete"
@@ -114,7 +114,7 @@ say "comparing the rounds"
 facts=$(printf '"%s": %s, ' superlink_bytes "${size[superlink]}" supernode_bytes "${size[supernode]}" \
     superlink_build_seconds "${took[superlink]:-null}" supernode_build_seconds "${took[supernode]:-null}" \
     simulation_seconds "${took[simulation]}" demo_seconds "${took[demo]}")
-$ENGINE run --rm -i --network none --cap-drop ALL --read-only -v "$scratch:/work:ro,z" --entrypoint python deltamask-superlink - \
+$ENGINE run --rm -i --no-healthcheck --network none --cap-drop ALL --read-only -v "$scratch:/work:ro,z" --entrypoint python deltamask-superlink - \
     "{${facts%, }}" "$rounds" "$config" "$ENGINE" "${OVERLAYS:-}" >"$scratch/figures.json" <<'PYTHON' || fail "simulation and demo differ"
 import json, os, sys
 from pathlib import Path

@@ -167,7 +167,9 @@ def test_nothing_secret_is_written_down() -> None:
         if path.is_file() and "__pycache__" not in path.parts:
             assert path.suffix not in {".key", ".pem", ".pub", ".crt"}, path
             assert "PRIVATE KEY" not in path.read_text(), path
-    arguments = {line.split()[1].split("=")[0] for lines in stages().values() for line in lines if line.startswith("ARG ")}
+    arguments = {
+        line.split()[1].split("=")[0] for lines in stages().values() for line in lines if line.startswith("ARG ")
+    }
     assert arguments == {"BASE", "TORCH_INDEX", "UID"}, "a build argument stays readable in the image's history"
 
 
