@@ -1,5 +1,6 @@
 #!/opt/deltamask/bin/python
-"""Whether these ports of the container answer, each over TLS with a certificate that the file HEALTH_CA has signed; on plain TCP where that is empty.
+"""Whether these ports of the container answer: over TLS, with a certificate that the file HEALTH_CA has signed, or on
+plain TCP where that is empty.
 
 deltamask-health 8000 9092
 """

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The compose demo's one-shot service `keys`: makes what is missing, once, and gives each service a volume with nothing but its own keys.
+# The compose demo's one-shot service `keys`: makes what is missing, once, and gives each service a volume with nothing
+# but its own keys.
 #   /keyring/authority    the key of the certificate authority; no other service mounts this
 #   /keyring/superlink    the server's key and certificate
 #   /keyring/superexec    the secret that SuperLink and SuperExec share under state.yml

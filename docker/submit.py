@@ -1,4 +1,4 @@
-"""The compose demo's one-shot service `run`: submits the app, shows its rounds, and exits with 0 only if the run completed.
+"""The compose demo's one-shot service `run`: submits the app, shows its rounds, exits with 0 only if the run completed.
 
 python submit.py CONNECTION [RUN_CONFIG]
 """

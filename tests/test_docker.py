@@ -1,4 +1,6 @@
-"""Images and compose files: nothing secret goes in, every service is locked down, and the demo computes what the simulation does."""
+"""Images and compose files: nothing secret goes in, every service is locked down, the demo computes what the simulation
+does.
+"""
 
 from __future__ import annotations
 
