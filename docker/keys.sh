@@ -29,3 +29,4 @@ for node in "$@"; do
     install -m 644 "$ring/$node/$node.pub" $ring/operator/
 done
 echo "keys.sh: all keys are there"
+sleep 2 # podman starts it again for whatever depends on it, and wants to find it running for a moment
