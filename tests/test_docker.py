@@ -196,6 +196,9 @@ def test_the_demo_computes_what_the_simulation_does() -> None:
     name = engine()
     if name is None:
         pytest.skip("neither docker nor podman works here")
+    compose = ["docker", "compose"] if name == "docker" else ["podman-compose"]
+    if not shutil.which(compose[0]) or subprocess.run([*compose, "version"], capture_output=True).returncode != 0:
+        pytest.skip(f"'{' '.join(compose)}' does not work here")
     for image in ("deltamask-superlink", "deltamask-supernode"):
         if subprocess.run([name, "image", "inspect", image], capture_output=True).returncode != 0:
             pytest.skip(f"no image {image} in {name}: run docker/smoke.sh once, which builds it")
