@@ -8,10 +8,12 @@ PYTHONS := python3.12 python3.11 python3 python
 # Flower starts its own commands by name.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help demo watch test test-all check bench clean
+.PHONY: help install demo watch test test-all check bench docs clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(READY)  ## Make the environment .venv (minutes the first time, and 7 GB), which the others do by themselves
 
 demo: $(READY)  ## Fine-tune the embedded backbone on handwritten digits over ten simulated clients (about 2 minutes)
 	@$(BIN)/python deploy/simulate.py --supernodes 10
@@ -32,6 +34,9 @@ check: $(READY)  ## Lint and types
 
 bench: $(READY)  ## Measure the codecs on this machine
 	$(BIN)/python -m benchmarks.codecs
+
+docs: $(READY)  ## Write what docs/ takes from the code: config keys, commands, numbers of the wire format
+	$(BIN)/python docs/generate.py
 
 clean:  ## Remove the environment, caches and build output; keeps runs/
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -29,7 +29,7 @@ from tests.markdown import ROOT, Code, blocks, code_spans, commands, heredocs, p
 
 LANGUAGES = {"", "bash", "console", "ini", "json", "python", "toml", "yaml"}
 DEFAULTS = flatten_dict(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"])
-PLAIN = {"source", "export", "cat", "cp", "ls", "mkdir", "rm", "scp", "pkill", "sudo", "systemctl", "journalctl"}
+PLAIN = set("apt-get cat chown cp export git journalctl ls mkdir pkill rm scp source sudo systemctl".split())
 """Commands of the system, which nobody can check here; every other one needs a check of its own below."""
 _NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?(?!\w)")
 
@@ -137,6 +137,8 @@ def test_commands_within_the_text_are_what_they_say(page: str) -> None:
         "python -m benchmarks.nothing",
         "python deploy/nothing.py",
         "deploy/tls/keys.sh nothing keys",
+        "sudo deploy/tls/keys.sh ca keys --no-such-option",
+        "docker compose -f docker/nothing.yml up",
         "no-such-command",
     ],
 )  # fmt: skip
@@ -167,8 +169,16 @@ def check(words: list[str]) -> None:
         assert set(arguments) <= set(targets), f"the Makefile has no {arguments}"
     elif command == "python":
         check_python(arguments)
+    elif command in {"docker", "podman", "podman-compose"}:
+        files = [value for flag, value in itertools.pairwise(arguments) if flag in {"-f", "--file"}]
+        assert all((ROOT / file).is_file() for file in files), f"not all of {files} are there"
+    elif command == "sudo" and arguments and not arguments[0].startswith("-"):
+        check(arguments)
     elif "/" in command:
         assert (ROOT / command).exists(), f"there is no {command}"
+        known = (ROOT / command).read_text()
+        missing = [argument for argument in arguments if argument.startswith("--") and argument not in known]
+        assert not missing, f"{command} has no {missing}"
         if command.endswith("keys.sh"):
             assert arguments[0] in keys_commands(), f"keys.sh has no {arguments[0]}"
     else:
