@@ -9,16 +9,21 @@ PYTHONS := python3.12 python3.11 python3 python
 # Flower starts its own commands by name.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help demo watch test test-all test-newest-flower check bench clean
+.PHONY: help install demo watch report test test-all test-newest-flower check bench docs smoke clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(READY)  ## Make the environment .venv (minutes the first time, and 7 GB), which the others do by themselves
 
 demo: $(READY)  ## Fine-tune the embedded backbone on handwritten digits over ten simulated clients (about 2 minutes)
 	@$(BIN)/python deploy/simulate.py --supernodes 10
 
 watch: $(READY)  ## Follow the newest run as a live table
 	@$(BIN)/python -m deltamask_server.watch runs/latest
+
+report: $(READY)  ## The newest run as one HTML page
+	@$(BIN)/deltamask report
 
 test: $(READY)  ## Tests, without the slow ones
 	$(BIN)/python -m pytest -m "not slow"
@@ -36,6 +41,12 @@ check: $(READY)  ## Lint and types
 
 bench: $(READY)  ## Measure the codecs on this machine
 	$(BIN)/python -m benchmarks.codecs
+
+docs: $(READY)  ## Write what docs/ takes from the code: config keys, commands, numbers of the wire format
+	$(BIN)/python docs/generate.py
+
+smoke:  ## Build the images, run the compose demo, compare it with the simulation
+	docker/smoke.sh
 
 clean:  ## Remove the environment, caches and build output; keeps runs/
 	rm -rf $(VENV) $(NEWEST) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -394,10 +394,10 @@ def _explain(model: type[_Config], item: Any, where: str) -> str:
 
 
 def reference() -> str:
-    """Every key as Markdown tables, as the README shows them."""
+    """Every key as Markdown tables, as docs/reference/config.md shows them."""
     parts = []
     for title, model in (("Run config", RunConfig), ("Node config", NodeConfig)):
-        rows = [f"**{title}**", "", "| key | default | meaning |", "|---|---|---|"]
+        rows = [f"## {title}", "", "| key | default | meaning |", "|---|---|---|"]
         for name, field in model.model_fields.items():
             default = "" if field.is_required() else f"`{json.dumps(field.default)}`"
             choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()

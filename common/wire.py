@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.errors import (
     ChecksumMismatch,
@@ -22,10 +23,12 @@ from common.errors import (
 )
 
 __all__ = [
+    "FIELDS",
     "HEADER_BYTES",
     "METHODS",
     "PLAIN",
     "VERSIONS",
+    "Field",
     "Header",
     "max_payload_bytes",
     "pack_payload",
@@ -40,7 +43,42 @@ VERSIONS = (1, 2)
 METHODS = {"deltamask": 1, "fedavg": 2, "hidenseek": 3, "lotteryfl": 4}
 PLAIN = 0
 """In the place of a codec's number: the body is plain numbers."""
-_LAYOUT = struct.Struct("<2sBBBBIIII8sI")
+
+
+class Field(NamedTuple):
+    """One field of a header."""
+
+    name: str
+    code: str
+    """Its type, as in `struct`."""
+    rule: str
+    """What a receiver demands of it, in Markdown: docs/wire-format.md shows it."""
+
+
+FIELDS = (
+    Field("magic", "2s", "MUST be `DM`: anything else is not ours"),
+    Field("version", "B", "MUST be 1, or 2 for `fuse8`, `fuse16` and `fuse32`; see [Versions](#versions)"),
+    Field("method", "B", f"MUST be the run's: {', '.join(f'{number} `{name}`' for name, number in METHODS.items())}"),
+    Field("codec", "B", "MUST be a number of the table below; clients of one run may use different codecs"),
+    Field("flags", "B", "MUST be 0; kept for later"),
+    Field("round", "I", "MUST be this round: an old payload must not be counted again"),
+    Field(
+        "slot",
+        "I",
+        "MUST be the client's number in this round, which the server's message told it: the shared uniforms are keyed "
+        "by it",
+    ),
+    Field("d", "I", "MUST be the model's number of masked weights"),
+    Field("n", "I", "positions carried; MUST be at most d"),
+    Field(
+        "theta digest",
+        "8s",
+        "MUST be the BLAKE2b-64 of theta (little-endian uint16): a delta means nothing against another theta",
+    ),
+    Field("checksum", "I", "MUST be the CRC-32 of all other bytes: the header before it, and the body"),
+)
+"""The header, in order."""
+_LAYOUT = struct.Struct("<" + "".join(field.code for field in FIELDS))
 HEADER_BYTES = _LAYOUT.size
 
 

@@ -1,4 +1,4 @@
-"""`deltamask model`, the presets' config files, and the README's table of them."""
+"""`deltamask model`, and the presets' config files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from common.config import parse_run_config
 from common.models import load_backbone
-from common.models.outline import outline, presets_table
+from common.models.outline import outline
 from common.models.presets import PRESETS
 from deltamask_server.cli import app
 
@@ -51,10 +51,6 @@ def test_what_cannot_be_used_is_one_line_and_status_1(args: tuple[str, ...]) -> 
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
     assert len(result.output.splitlines()) == 1
-
-
-def test_the_readme_has_the_presets_table() -> None:
-    assert presets_table() in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", PRESETS)

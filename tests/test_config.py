@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RunConfig, parse_node_config, parse_run_config, reference
+from common.config import RunConfig, parse_node_config, parse_run_config
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +66,3 @@ def test_the_documented_spelling_of_a_folder_is_what_flower_parses() -> None:
     assert parse_node_config(parse_config_args([text])).data == "folder:/srv/my images"
     line = "partition-id=0 num-partitions=3 data='folder:/srv/images'"
     assert all(f'--node-config "{line}"' in (ROOT / page).read_text() for page in ("README.md", "docs/data.md"))
-
-
-def test_readme_has_the_reference_of_keys() -> None:
-    assert reference() in (ROOT / "README.md").read_text(), "refresh the tables: python -m common.config"

@@ -11,14 +11,24 @@ from numpy.typing import NDArray
 
 from common.errors import ChecksumMismatch, TruncatedPayload, WrongFormat, WrongModel
 from common.theta import theta_digest
+from common.wire import Field
 
-__all__ = ["EXACT", "FLOAT32", "QUANTISED", "RELAY", "Step", "pack_same", "pack_step", "read_step"]
+__all__ = ["EXACT", "FIELDS", "FLOAT32", "QUANTISED", "RELAY", "Step", "pack_same", "pack_step", "read_step"]
 
 FLOAT32, QUANTISED, EXACT, RELAY = 1, 2, 3, 4
 """Numbers of the forms; never reused."""
 
 _MAGIC, _VERSION = b"DT", 1
-_HEADER = struct.Struct("<2sBBI8s8s")  # magic, version, form, d, digest of this theta, digest of its base
+FIELDS = (
+    Field("magic", "2s", "MUST be `DT`"),
+    Field("version", "B", "MUST be 1"),
+    Field("form", "B", "MUST be 1 `float32`, 2 `quantised`, 3 `exact` or 4 `relay`"),
+    Field("d", "I", "MUST be the model's number of masked weights"),
+    Field("digest", "8s", "of this theta; MUST be what decoding gives"),
+    Field("base", "8s", "digest of the theta it needs; zeros if none"),
+)
+"""The header of a version, in order."""
+_HEADER = struct.Struct("<" + "".join(field.code for field in FIELDS))
 _NO_BASE = bytes(8)
 
 

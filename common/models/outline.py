@@ -77,7 +77,7 @@ def bytes_at(d: int, bpp: float) -> int:
 
 
 def presets_table() -> str:
-    """All presets as a Markdown table, as the README shows it."""
+    """All presets as a Markdown table, as docs/backbones.md shows it."""
     rows = [
         "| preset | name in the library | input | blocks | parameters | d, last 5 blocks | bytes, 0.01 bpp | 0.1 bpp |",
         "|---|---|---|---|---|---|---|---|",
