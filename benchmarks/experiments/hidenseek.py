@@ -1,12 +1,12 @@
 """HideNseek beside training alone, FedAvg and LotteryFL: twenty clients of two classes each, a network from scratch.
 
-    python -m benchmarks.experiments.hidenseek run --data ../shared/data    # an hour on two cores
+    python -m benchmarks.experiments.hidenseek run --data ../shared/data    # an hour on two idle cores
     python -m benchmarks.experiments.hidenseek table
     python -m benchmarks.experiments.hidenseek plot                         # -> docs/images/hidenseek.png
 
 Conv-4 at 16 pixels (849,472 weights with its head), 2,000 training images in all, 1,000 test images; every client is
 tested on the test images of its two classes with the model that it has just trained (personalised), and the server's
-model on all ten (global). One seed. Steps of `fedavg` and `lotteryfl` are the better of two.
+model on all ten (global). One seed; `fedavg` and `lotteryfl` with one step, not searched.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def row(run: dict[str, Any]) -> str:
 
 def table() -> str:
     """What is kept, as Markdown."""
-    head = "| personalised, % | worst decile, % | global, % | uplink bits a kept weight | MB up | MB down | seconds |"
+    head = "| personalised, % | worst decile, % | global, % | uplink bits a weight | MB up | MB down | seconds |"
     lines = [f"| data, density | method {head}", "|---|---|---|---|---|---|---|---|---|"]
     for data in DATA:
         for density in DENSITIES:
