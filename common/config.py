@@ -215,10 +215,11 @@ class RunConfig(_Config):
         0.0, ge=0, lt=1, description="Share of the old moving average of signs in the new one; 0 has no memory."
     )
     sign_turn_share: float = Field(
-        0.2,
+        0.5,
         ge=0,
         le=0.5,
-        description="A global sign turns where more than this share of the average is against it; 0.5 is the majority.",
+        description="A global sign turns where more than this share of the average is against it; 0.5 is the majority. "
+        "Lower for many clients with different classes.",
     )
     sign_weighting: Literal["examples", "clients"] = Field(
         "examples", description="What a client's signs count by: its examples, or once."

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.codecs import SharedState, get_codec
+from common.uniforms import stream_key, uniforms
 from common.wire import METHODS
 
-__all__ = ["SignState", "as_floats", "encode_signs", "positive_signs", "signs_to_theta"]
+__all__ = ["SignState", "as_floats", "encode_signs", "initial_scores", "positive_signs", "signs_to_theta"]
 
 _PLUS, _MINUS, _BETWEEN = np.uint16(49_152), np.uint16(16_384), np.uint16(32_768)
 
@@ -51,6 +52,29 @@ def positive_signs(theta: NDArray[np.uint16]) -> NDArray[np.bool_]:
 def as_floats(positive: NDArray[np.bool_]) -> NDArray[np.float32]:
     """+1 where true, -1 elsewhere, float32 ``(n,)``."""
     return np.where(positive, np.float32(1), np.float32(-1))
+
+
+def initial_scores(
+    positive: NDArray[np.bool_], largest: float, seed: int, server_round: int, client: int
+) -> NDArray[np.float32]:
+    """Scores to start a round from: the global signs, with random sizes.
+
+    Averages of signs would serve badly as scores: they are small where clients disagree and 1 where they agree, so that
+    training turns all of the former and none of the latter. Sizes drawn anew for every client and round let each client
+    turn other signs easily (our choice).
+
+    Parameters
+    ----------
+    positive
+        Where the global sign is +1, ``(n,)``.
+    largest
+        Sizes are uniform on (0, largest].
+    seed, server_round, client
+        Name the stream; round 0 is that of the first global scores, where scores travel.
+    """
+    drawn = uniforms(stream_key(seed, server_round, client, "scores"), len(positive)).astype(np.float32)
+    sizes = (drawn + 1) * np.float32(largest / 65_536)
+    return np.where(positive, sizes, -sizes).astype(np.float32)
 
 
 def encode_signs(positive: NDArray[np.bool_], shared: SignState, codec: str) -> bytes:

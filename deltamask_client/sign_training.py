@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from common.models import Activations, Backbone, Head
 from common.models.sign_network import SignNetwork
-from common.uniforms import stream_key, uniforms
 from deltamask_client.epochs import Fit, Progress, Recipe, run_epochs, silent
 
-__all__ = ["SignResult", "initial_scores", "train_signs"]
+__all__ = ["SignResult", "train_signs"]
 
 
 @dataclass(frozen=True)
@@ -27,29 +26,6 @@ class SignResult:
     def positive(self) -> NDArray[np.bool_]:
         """Where the sign is +1, ``(n,)``."""
         return self.scores >= 0
-
-
-def initial_scores(
-    positive: NDArray[np.bool_], largest: float, seed: int, server_round: int, client: int
-) -> NDArray[np.float32]:
-    """Scores to start a round from: the global signs, with random sizes.
-
-    Averages of signs would serve badly as scores: they are small where clients disagree and 1 where they agree, so that
-    training turns all of the former and none of the latter. Sizes drawn anew for every client and round let each client
-    turn other signs easily (our choice).
-
-    Parameters
-    ----------
-    positive
-        Where the global sign is +1, ``(n,)``.
-    largest
-        Sizes are uniform on (0, largest].
-    seed, server_round, client
-        Name the stream.
-    """
-    drawn = uniforms(stream_key(seed, server_round, client, "scores"), len(positive)).astype(np.float32)
-    sizes = (drawn + 1) * np.float32(largest / 65_536)
-    return np.where(positive, sizes, -sizes).astype(np.float32)
 
 
 def train_signs(

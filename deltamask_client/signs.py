@@ -18,7 +18,7 @@ from common.models import score
 from common.models.heads.random_head import RANDOM_HEAD
 from common.models.sign_network import SignNetwork, network_segments, network_weights
 from common.models.subnetwork import Subnetwork
-from common.signs import SignState, as_floats, encode_signs, positive_signs, signs_to_theta
+from common.signs import SignState, as_floats, encode_signs, initial_scores, positive_signs, signs_to_theta
 from common.theta import theta_digest
 from common.uniforms import stream_seed
 from common.weights_payload import pack_empty, pack_weights, read_weights, weights_digest
@@ -26,7 +26,7 @@ from common.wire import METHODS
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
 from deltamask_client.personal import personal_test
-from deltamask_client.sign_training import initial_scores, train_signs
+from deltamask_client.sign_training import train_signs
 from deltamask_client.site import Site, load_site, progress_of, recipe_of
 from deltamask_client.store import Held, ThetaStore, head_from
 

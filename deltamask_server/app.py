@@ -131,6 +131,7 @@ def _strategy(config: RunConfig, backbone: Backbone, classes: Sequence[str], enr
             turn_share=config.sign_turn_share,
             by_examples=config.sign_weighting == "examples",
             upload=config.upload,
+            score_init=config.score_init,
             local_only=config.local_only,
             **shared,
         )

@@ -21,7 +21,7 @@ from common.models import Backbone
 from common.models.heads.random_head import RANDOM_HEAD
 from common.models.sign_network import SignNetwork, network_segments, network_weights
 from common.models.subnetwork import Magnitudes, Subnetwork
-from common.signs import SignState, as_floats, positive_signs, signs_to_theta
+from common.signs import SignState, as_floats, initial_scores, positive_signs, signs_to_theta
 from common.theta import theta_digest
 from common.weights_payload import unpack_weights, weights_bytes, weights_digest
 from common.wire import METHODS, PLAIN, Header, max_payload_bytes, unpack_payload
@@ -40,9 +40,9 @@ class HideNseek(RoundStrategy):
     """Signs by votes, with a memory.
 
     Each round, the mean of the clients' signs enters an exponential moving average, and a global sign turns where more
-    than a share of that average is against it. With less than a majority (our choice): a client turns few signs in a
-    round, and clients with different classes turn different ones, so that a majority hardly ever meets. Sums are
-    integers, so that the order of replies does not matter.
+    than a share of that average is against it: half, or less (our choice), since many clients with different classes
+    turn different signs, a few each round, and a majority hardly ever meets. Sums are integers, so that the order of
+    replies does not matter.
 
     Parameters
     ----------
@@ -62,6 +62,8 @@ class HideNseek(RoundStrategy):
         Whether a client counts as often as it has examples, or once.
     upload
         ``signs``, or as an ablation ``scores``: float32, averaged, and sent back.
+    score_init
+        Scores that travel have random sizes up to this at the start, as clients' have in each round where signs do.
     local_only
         The control: clients go on from their own signs, and send nothing.
     options
@@ -76,9 +78,10 @@ class HideNseek(RoundStrategy):
         kept: NDArray[np.bool_],
         magnitudes: Magnitudes = "own",
         momentum: float = 0.0,
-        turn_share: float = 0.2,
+        turn_share: float = 0.5,
         by_examples: bool = True,
         upload: Literal["signs", "scores"] = "signs",
+        score_init: float = 0.1,
         local_only: bool = False,
         **options: Any,
     ) -> None:
@@ -94,7 +97,7 @@ class HideNseek(RoundStrategy):
         self.theta = signs_to_theta(np.ones(n, np.bool_))
         """Global signs, `common.signs`; all +1 at the start."""
         self._average = np.ones(n)
-        self._scores = np.ones(n, np.float32)
+        self._scores = initial_scores(positive_signs(self.theta), score_init, self._seed, 0, 0)
         self._mean = FixedPointMean(n)
         self._downlink = Downlink("exact", self._subnetwork.kept_segments, self._seed, self.theta)
 

@@ -34,7 +34,6 @@ def backbone():
 def hidenseek(backbone, quorum: int = 1, **options) -> HideNseek:
     enrolment = Enrolment(DIGEST, backbone.masks.d, min_clients=quorum, wait_seconds=0.2, say=lambda line: None)
     kept = np.random.default_rng(0).random(backbone.masks.d + CLASSES * backbone.features) < 0.2
-    options = {"turn_share": 0.5} | options
     shape = {"classes": CLASSES, "features": backbone.features, "head_kind": "random"}
     return HideNseek(enrolment, backbone=backbone, kept=kept, quorum=quorum, seed=SEED, **shape, **options)
 
@@ -229,3 +228,11 @@ def test_a_pretrained_backbone_keeps_its_function_at_the_start(tmp_path: Path) -
     results = run_in_process(tmp_path, config, NODES)
     assert results["rounds"][0]["accuracy"]["mean"] == pytest.approx(results["linear_probe"]["accuracy"], abs=0.02)
     assert isinstance(Head, type)
+
+
+def test_scores_that_travel_start_at_the_size_that_training_can_turn(backbone) -> None:
+    strategy = hidenseek(backbone, upload="scores", score_init=0.2)
+    scores = np.frombuffer(strategy.message(None), "<f4")
+    assert len(scores) == strategy.n
+    assert 0 < scores.min() < 0.01
+    assert 0.19 < scores.max() <= np.float32(0.2)

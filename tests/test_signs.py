@@ -14,10 +14,10 @@ from common.models import Activations, Head, SignMask, load_backbone
 from common.models.heads.random_head import random_head
 from common.models.sign_network import SignNetwork, network_segments, network_weights
 from common.models.subnetwork import Subnetwork
-from common.signs import SignState, encode_signs, positive_signs, signs_to_theta
+from common.signs import SignState, encode_signs, initial_scores, positive_signs, signs_to_theta
 from common.wire import METHODS, read_header
 from deltamask_client.epochs import Recipe
-from deltamask_client.sign_training import initial_scores, train_signs
+from deltamask_client.sign_training import train_signs
 
 CLASSES = 3
 

@@ -43,7 +43,7 @@ COMMON: dict[str, Any] = {
 DATA = {"cifar10": "cifar10_10k.npz", "fashion": "fashion_mnist_20k.npz"}
 NAMES = {"cifar10": "CIFAR-10", "fashion": "Fashion-MNIST"}
 DENSITIES = (0.1, 0.5)
-SIGNS: dict[str, Any] = {"method": "hidenseek"}
+SIGNS: dict[str, Any] = {"method": "hidenseek", "sign-turn-share": 0.2}
 PRUNED: dict[str, dict[str, Any]] = {
     "hidenseek": SIGNS,
     "local only": SIGNS | {"local-only": True},
@@ -60,7 +60,7 @@ SEARCH: dict[str, dict[str, Any]] = {
     "init 0.3": {"score-init": 0.3},
     "scores uploaded": {"upload": "scores"},
 }
-"""Changes from the defaults; with none, and `local-only`, it is the comparison's. All clients have as many examples: to
+"""Changes from `SIGNS`; with none, and `local-only`, it is the comparison's. All clients have as many examples: to
 weigh them changes nothing here."""
 
 
