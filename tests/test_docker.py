@@ -207,3 +207,21 @@ def test_the_demo_computes_what_the_simulation_does() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"digests_equal": true' in done.stdout
+
+
+@pytest.mark.slow
+def test_a_fresh_debian_follows_the_tutorial_to_a_prediction() -> None:
+    """Half an hour of installation: only with a base image there already (BASE, or the Dockerfile's)."""
+    name = engine()
+    if name is None:
+        pytest.skip("neither docker nor podman works here")
+    text = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+    base = os.environ.get("BASE") or text.split("ARG BASE=")[1].split()[0]
+    if subprocess.run([name, "image", "inspect", base], capture_output=True).returncode != 0:
+        pytest.skip(f"no image {base} in {name}: pull it, or name another in BASE")
+    done = subprocess.run(
+        [DOCKER / "tutorial.sh"], env={**os.environ, "ENGINE": name, "BASE": base}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"/seven/\d+\.png +seven", done.stdout)) > 15, "the digit in the images is named"
+    assert "Revoked device-2" in done.stdout
