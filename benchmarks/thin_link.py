@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.links import Link, Way, namespaces, run_in, why_not
 from benchmarks.results import FOLDER
-from deploy.processes import end_tree
+from deploy.processes import end_tree, start_logged
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = FOLDER / "thin-link.json"
@@ -121,16 +121,8 @@ class _Deployment:
                 time.sleep(1)
 
     def _start(self, namespace: str, name: str, command: list[str], **env: str) -> None:
-        with (self.folder / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                run_in(namespace, command),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._env | env,
-                cwd=self.keys,
-                start_new_session=True,
-            )
-        self._processes.append(process)
+        log = self.folder / f"{name}.log"
+        self._processes.append(start_logged(run_in(namespace, command), log, self._env | env, self.keys))
 
     def _flwr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = run_in(SERVER, ["flwr", *arguments])

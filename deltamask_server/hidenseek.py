@@ -97,7 +97,8 @@ class HideNseek(RoundStrategy):
         self.theta = signs_to_theta(np.ones(n, np.bool_))
         """Global signs, `common.signs`; all +1 at the start."""
         self._average = np.ones(n)
-        self._scores = initial_scores(positive_signs(self.theta), score_init, self._seed, 0, 0)
+        if upload == "scores":
+            self._scores = initial_scores(positive_signs(self.theta), score_init, self._seed, 0, 0)
         self._mean = FixedPointMean(n)
         self._downlink = Downlink("exact", self._subnetwork.kept_segments, self._seed, self.theta)
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-__all__ = ["end_tree", "free_port"]
+__all__ = ["end_tree", "free_port", "start_logged"]
 
 
 def free_port() -> int:
@@ -21,6 +21,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def start_logged(
+    command: list[str], log: Path, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own, with everything that it prints in a file."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=cwd, start_new_session=True
+        )
 
 
 def end_tree(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:

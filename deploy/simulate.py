@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 from deltamask_server.watch import ended_by_flower, follow, wait_for_run
-from deploy.processes import end_tree, free_port
+from deploy.processes import end_tree, free_port, start_logged
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 180
@@ -58,8 +58,7 @@ def main() -> None:
         log = home / "superlink.log"
         command = ["flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--control-api-address", f"127.0.0.1:{free_port()}"]
-        with log.open("wb") as output:
-            superlink = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        superlink = start_logged(command, log)
         try:
             wait_for_port(port, superlink, log)
             sys.exit(run(args.supernodes, args.run_config))

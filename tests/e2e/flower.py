@@ -17,7 +17,7 @@ from typing import Any
 
 import flwr
 
-from deploy.processes import end_tree, free_port
+from deploy.processes import end_tree, free_port, start_logged
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -97,15 +97,7 @@ class Flower:
             end_tree(process)
 
     def start(self, name: str, command: list[str], **env: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.env | env,
-                cwd=self.folder,
-                start_new_session=True,
-            )
+        process = start_logged(command, self.folder / f"{name}.log", self.env | env, self.folder)
         self.processes.append(process)
         return process
 
