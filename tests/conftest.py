@@ -42,9 +42,13 @@ def shared_state(d: int, seed: int = 1, round: int = 3, slot: int = 2) -> Shared
     return SharedState(theta, seed=seed, round=round, slot=slot)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _flower_identity() -> None:
+def name_this_process() -> None:
     """Messages can be made only within a run: say that this process is one."""
     from flwr.supercore.task_identity import TaskIdentity
 
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _flower_identity() -> None:
+    name_this_process()
