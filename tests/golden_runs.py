@@ -90,8 +90,8 @@ def fingerprint() -> str:
     torch.manual_seed(1)
     x = torch.randn(64, 3, 12, 12)
     network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 16, 3), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(1600, 64), torch.nn.LayerNorm(64),
-        torch.nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0), torch.nn.Linear(64, 10),
+        torch.nn.Conv2d(3, 16, 3), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(1600, 64),
+        torch.nn.LayerNorm(64), torch.nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0), torch.nn.Linear(64, 10),
     )  # fmt: skip
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01, fused=True)
     for _ in range(5):
