@@ -1,53 +1,55 @@
 """What travels in a Flower message, and under which names; the only place where record keys are spelt.
 
-    server -> client   query          "classes": ConfigRecord {names}        who are you, and is your frozen model mine?
-    client -> server                  "hello":   ConfigRecord                client, digest of frozen weights, d, holds
-    server -> client   train.head     "classes": ConfigRecord {names}        measure what the head is made of
-    client -> server                  "update":  ConfigRecord {payload}      statistics of `common.models.heads`
-    server -> client   train          "arrays":  ArrayRecord {theta, head}   one blob each; the head when it is new
-                                                    also {subnetwork}        under hidenseek, for those who hold none
-                                      "classes": ConfigRecord {names}        with the head, whose rows they name
+    server -> client   query          "classes": ConfigRecord {names}     who are you, and is your frozen model mine?
+    client -> server                  "hello":   ConfigRecord             client, digest of frozen weights, d, holds
+    server -> client   train.head     "classes"                           measure what the head is made of
+    client -> server                  "parts":   ConfigRecord             {statistics}, of `common.models.heads`
+                                      "metrics": MetricRecord             every reply but the first carries it
+    server -> client   train          "parts":   ArrayRecord              what the client lacks of the global model
+                                      "classes"                           for those who hold nothing
                                       "round":   ConfigRecord {round, slot}
-    client -> server                  "update":  ConfigRecord {payload}      the encoded delta: one blob, one bytes
-    value; where the head is trained too also {head}
-                                      "metrics": MetricRecord                every reply but the first carries it;
-    after training, where the run asks for it, with {personal, tested}
-    server -> client   evaluate       "arrays", "classes"                    as above: how good is it on your images?
-    client -> server                  "update":  ConfigRecord {holds}        no payload
-                                      "metrics": MetricRecord
+    client -> server                  "parts":   ConfigRecord             {payload}, and what else its method sends
+                                      "metrics"                           with {personal, tested} where the run asks
+    server -> client   evaluate       "parts", "classes"                  as above: how good is it on your images?
+    client -> server                  "parts"                             none
+                                      "metrics"
 
-Uplink payloads are below a megabyte, where one bytes value costs least around it; theta may be a hundred, where a
-(chunked) Array does.
+Parts are named bytes: a method says which there are in each direction, and the largest size of each (`Part`). Beside
+them a client may say which version of the global model it holds.
+
+Uplink parts are below a megabyte, where one bytes value costs least around it; those of the downlink may be a hundred,
+where a (chunked) Array does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from common.errors import BadMetric, OversizedPayload, TruncatedPayload, WrongFormat
-from common.models.heads import Head
 
 __all__ = [
     "EVALUATE",
     "HEAD",
     "HELLO",
+    "METRICS",
+    "PERSONAL",
     "TRAIN",
     "Hello",
+    "Part",
+    "Parts",
     "Update",
+    "model_bytes",
     "pack_classes",
-    "pack_evaluation",
-    "pack_global",
     "pack_hello",
+    "pack_model",
     "pack_update",
     "unpack_classes",
-    "unpack_evaluation",
-    "unpack_global",
     "unpack_hello",
+    "unpack_model",
     "unpack_round",
-    "unpack_subnetwork",
     "unpack_update",
 ]
 
@@ -60,6 +62,21 @@ _LARGEST = 1e12
 """No metric is larger, so that no sum of them overflows."""
 _DIGEST_BYTES = 8
 _MOST_CLASSES, _LONGEST_NAME = 100_000, 1_000
+_HOLDS = "holds"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What may travel under a name."""
+
+    limit: int
+    """No honest sender's bytes are more."""
+    required: bool = True
+    """Whether a message without it is refused."""
+
+
+Parts = Mapping[str, Part]
+"""The parts that a message may have, by name."""
 
 
 @dataclass(frozen=True)
@@ -70,28 +87,26 @@ class Hello:
     backbone_digest: bytes
     masked_parameters: int
     holds: bytes | None = None
-    """Digest of the theta of this run on its disk; under ``lotteryfl``, of its mask."""
+    """8 bytes that name what the client has kept of this run: a version of the global model, or what its method keeps."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """One reply of one client, checked for form but not yet decoded. The payload of an evaluation is empty."""
+    """One reply of one client, checked for form but not yet decoded. A reply to an evaluation has no parts."""
 
-    payload: bytes
-    holds: bytes | None
-    """Digest of the theta that the client has kept; under ``lotteryfl``, of its mask."""
-    metrics: Mapping[str, float]
+    parts: Mapping[str, bytes] = field(default_factory=dict)
+    holds: bytes | None = None
+    """As in `Hello`."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
     """The keys of ``METRICS``: examples (at least 1, but 0 in an evaluation), loss, accuracy in [0, 1], seconds, broken
     (images that could not be read); all finite. Those of ``PERSONAL`` where the client has tested its own model:
     personal (accuracy, in [0, 1]), tested (images, at least 1).
     """
-    head: bytes | None = None
-    """The client's head, in rounds that train it."""
 
     @property
     def size(self) -> int:
-        """Bytes of payload and head."""
-        return len(self.payload) + len(self.head or b"")
+        """Bytes of all parts."""
+        return sum(map(len, self.parts.values()))
 
     @property
     def examples(self) -> int:
@@ -119,13 +134,13 @@ def unpack_hello(content: RecordDict) -> Hello:
 
 
 def _holding(holds: bytes | None) -> dict[str, bytes]:
-    return {} if holds is None else {"holds": holds}
+    return {} if holds is None else {_HOLDS: holds}
 
 
 def _read_holding(values: Mapping[str, object]) -> bytes | None:
-    holds = values.get("holds")
+    holds = values.get(_HOLDS)
     if holds is not None and not (isinstance(holds, bytes) and len(holds) == _DIGEST_BYTES):
-        raise WrongFormat("the digest of the theta held is not 8 bytes")
+        raise WrongFormat("the digest of the model held is not 8 bytes")
     return holds
 
 
@@ -150,25 +165,23 @@ def unpack_classes(content: RecordDict) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def pack_global(chain: bytes, head: Head | None, subnetwork: bytes | None = None) -> ArrayRecord:
-    """The global model: theta in one of the forms of `common.downlink`, and for those who lack them the head and, under
-    HideNseek, what pruning has left (`common.models.subnetwork`).
-    """
-    blobs = {"theta": chain} | ({"head": head.to_bytes()} if head is not None else {})
-    blobs |= {} if subnetwork is None else {"subnetwork": subnetwork}
-    return ArrayRecord({name: Array("uint8", (len(data),), "deltamask/bytes", data) for name, data in blobs.items()})
+def pack_model(parts: Mapping[str, bytes]) -> ArrayRecord:
+    """What a client lacks of the global model, a blob for each part."""
+    return ArrayRecord({name: Array("uint8", (len(data),), "deltamask/bytes", data) for name, data in parts.items()})
 
 
-def unpack_global(arrays: ArrayRecord) -> tuple[bytes, bytes | None]:
-    """Read what `pack_global` wrote: the chain of theta, and the head's bytes or None; raises WrongFormat."""
-    if not {"theta"} <= set(arrays) <= {"theta", "head", "subnetwork"}:
-        raise WrongFormat(f"a global model with {len(arrays)} arrays; expected theta, and at most head and subnetwork")
-    return arrays["theta"].data, arrays["head"].data if "head" in arrays else None
+def unpack_model(content: RecordDict, parts: Parts) -> dict[str, bytes]:
+    """Read what `pack_model` wrote out of a message; errors as `unpack_update`."""
+    record = content.get("parts")
+    if not isinstance(record, ArrayRecord):
+        raise WrongFormat(f"a message with records {sorted(content)}; expected parts of the global model")
+    return _check({name: array.data for name, array in record.items()}, parts)
 
 
-def unpack_subnetwork(arrays: ArrayRecord) -> bytes | None:
-    """What pruning has left, as bytes, if the message brings it."""
-    return arrays["subnetwork"].data if "subnetwork" in arrays else None
+def model_bytes(content: RecordDict) -> int:
+    """Bytes of a message to a client: the parts of the global model, and the class list."""
+    names = sum(len(name.encode()) for name in unpack_classes(content))
+    return names + sum(len(array.data) for array in content.array_records["parts"].values())
 
 
 def unpack_round(content: RecordDict) -> tuple[int, int]:
@@ -177,74 +190,63 @@ def unpack_round(content: RecordDict) -> tuple[int, int]:
     return int(order["round"]), int(order["slot"])  # type: ignore[arg-type]
 
 
-def pack_update(
-    payload: bytes, metrics: Mapping[str, float], holds: bytes | None = None, head: bytes | None = None
-) -> RecordDict:
-    """A client's reply to a training message."""
-    update = ConfigRecord({"payload": payload, **_holding(holds), **({} if head is None else {"head": head})})
-    return RecordDict({"update": update, "metrics": MetricRecord(dict(metrics))})
+def pack_update(parts: Mapping[str, bytes], metrics: Mapping[str, float], holds: bytes | None = None) -> RecordDict:
+    """A client's reply to a training or evaluation message."""
+    record = ConfigRecord({**parts, **_holding(holds)})
+    return RecordDict({"parts": record, "metrics": MetricRecord(dict(metrics))})
 
 
-def unpack_update(content: RecordDict, max_bytes: int, with_head: bool = False, with_personal: bool = False) -> Update:
-    """Check the form of a reply; what is in payload and head is checked later.
+def unpack_update(content: RecordDict, parts: Parts, *, with_personal: bool = False, least_examples: int = 1) -> Update:
+    """Check the form of a reply; what is in its parts is checked later.
 
     Parameters
     ----------
     content
         The reply.
-    max_bytes
-        No payload is larger.
-    with_head
-        There must be a head; otherwise there must be none.
+    parts
+        What it may and must bring.
     with_personal
         The metrics of `PERSONAL` may be there; otherwise they must not.
+    least_examples
+        0 in an evaluation, which a client without images held out can answer too.
 
     Raises
     ------
     WrongFormat
-        If there are other records or keys than ours.
+        If there are other records, parts or keys than ours.
     TruncatedPayload, OversizedPayload
-        If there is no payload or no head, or a payload of more than ``max_bytes``.
+        If a part is missing or empty, or has more bytes than its limit.
     BadMetric
         If a metric is missing, not a finite number, or out of range.
     """
+    record, metrics = content.get("parts"), content.get("metrics")
     optional = PERSONAL if with_personal else ()
-    record, values = _read_reply(content, {"payload", "holds", *(["head"] if with_head else [])}, optional)
-    payload = record.get("payload")
-    if not isinstance(payload, bytes) or not payload:
-        raise TruncatedPayload("the reply carries no payload")
-    if len(payload) > max_bytes:
-        raise OversizedPayload(f"{len(payload)} bytes; at most {max_bytes} here")
-    head = record.get("head")
-    if with_head and not isinstance(head, bytes):
-        raise TruncatedPayload("the reply carries no head")
-    metrics = _read_metrics(values, least_examples=1)
-    return Update(payload, _read_holding(record), metrics, head if isinstance(head, bytes) else None)
-
-
-def pack_evaluation(metrics: Mapping[str, float], holds: bytes | None = None) -> RecordDict:
-    """A client's reply to an evaluation message."""
-    return RecordDict({"update": ConfigRecord({**_holding(holds)}), "metrics": MetricRecord(dict(metrics))})
-
-
-def unpack_evaluation(content: RecordDict) -> Update:
-    """Check the form of a reply that carries metrics only; raises WrongFormat or BadMetric."""
-    record, values = _read_reply(content, {"holds"})
-    return Update(b"", _read_holding(record), _read_metrics(values, least_examples=0))
-
-
-def _read_reply(content: RecordDict, keys: set[str], optional: Sequence[str] = ()) -> tuple[ConfigRecord, MetricRecord]:
-    record, metrics = content.get("update"), content.get("metrics")
     if (
         len(content) != 2
         or not isinstance(record, ConfigRecord)
         or not isinstance(metrics, MetricRecord)
-        or not set(record) <= keys
         or len(metrics) > len(METRICS) + len(optional)
         or not set(metrics) <= {*METRICS, *optional}
     ):
-        raise WrongFormat(f"a reply with records {sorted(content)}; expected update and metrics with their own keys")
-    return record, metrics
+        raise WrongFormat(f"a reply with records {sorted(content)}; expected parts and metrics with their own keys")
+    found = _check({name: value for name, value in record.items() if name != _HOLDS}, parts)
+    return Update(found, _read_holding(record), _read_metrics(metrics, least_examples))
+
+
+def _check(found: Mapping[str, object], parts: Parts) -> dict[str, bytes]:
+    if len(found) > len(parts) or not set(found) <= set(parts):
+        raise WrongFormat(f"{len(found)} parts that are not all among {', '.join(parts) or 'none'}")
+    checked: dict[str, bytes] = {}
+    for name, part in parts.items():
+        data = found.get(name)
+        if data is None and not part.required:
+            continue
+        if not isinstance(data, bytes) or not data:
+            raise TruncatedPayload(f"the message carries no {name}")
+        if len(data) > part.limit:
+            raise OversizedPayload(f"{len(data)} bytes of {name}; at most {part.limit} here")
+        checked[name] = data
+    return checked
 
 
 def _read_metrics(metrics: MetricRecord, least_examples: int) -> dict[str, float]:

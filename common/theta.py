@@ -7,11 +7,13 @@ with 16-bit uniforms, so that no float rounding on some machine can flip a bit t
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["ONE", "probabilities", "quantise", "scores", "theta_digest"]
+__all__ = ["ONE", "Version", "probabilities", "quantise", "scores", "theta_digest"]
 
 ONE = 65536
 """The grid value that would mean probability 1; theta itself stays in 1..65535, so that scores are finite."""
@@ -54,3 +56,16 @@ def scores(theta: NDArray[np.uint16]) -> NDArray[np.float32]:
 def theta_digest(theta: NDArray[np.uint16]) -> bytes:
     """8-byte BLAKE2b digest of theta as little-endian bytes: names one version of the global model."""
     return hashlib.blake2b(theta.astype("<u2", copy=False).tobytes(), digest_size=8).digest()
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """One version of the global probabilities, whose digest is computed once."""
+
+    theta: NDArray[np.uint16]
+    """``(d,)``, and never changed in place."""
+
+    @cached_property
+    def digest(self) -> bytes:
+        """`theta_digest` of it."""
+        return theta_digest(self.theta)

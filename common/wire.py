@@ -25,7 +25,7 @@ from common.errors import (
 __all__ = [
     "FIELDS",
     "HEADER_BYTES",
-    "METHODS",
+    "MASKS",
     "PLAIN",
     "VERSIONS",
     "Field",
@@ -40,7 +40,8 @@ __all__ = [
 MAGIC = b"DM"
 VERSIONS = (1, 2)
 """Those that this release reads. Version 2 differs in large filters only."""
-METHODS = {"deltamask": 1, "fedavg": 2, "hidenseek": 3, "lotteryfl": 4}
+MASKS = 1
+"""Method number of payloads that say which bits of a mask are 1: what codecs are for."""
 PLAIN = 0
 """In the place of a codec's number: the body is plain numbers."""
 
@@ -58,7 +59,7 @@ class Field(NamedTuple):
 FIELDS = (
     Field("magic", "2s", "MUST be `DM`: anything else is not ours"),
     Field("version", "B", "MUST be 1, or 2 for `fuse8`, `fuse16` and `fuse32`; see [Versions](#versions)"),
-    Field("method", "B", f"MUST be the run's: {', '.join(f'{number} `{name}`' for name, number in METHODS.items())}"),
+    Field("method", "B", "MUST be the number of the run's method, see [Methods](#methods)"),
     Field("codec", "B", "MUST be a number of the table below; clients of one run may use different codecs"),
     Field("flags", "B", "MUST be 0; kept for later"),
     Field("round", "I", "MUST be this round: an old payload must not be counted again"),
@@ -71,9 +72,10 @@ FIELDS = (
     Field("d", "I", "MUST be the model's number of masked weights"),
     Field("n", "I", "positions carried; MUST be at most d"),
     Field(
-        "theta digest",
+        "base digest",
         "8s",
-        "MUST be the BLAKE2b-64 of theta (little-endian uint16): a delta means nothing against another theta",
+        "MUST be the BLAKE2b-64 of the global model, of theta as little-endian uint16: a delta means nothing against "
+        "another theta",
     ),
     Field("checksum", "I", "MUST be the CRC-32 of all other bytes: the header before it, and the body"),
 )
@@ -95,9 +97,9 @@ class Header:
     """Masked weights of the model."""
     n: int
     """Positions the codec carries (the size of the selected delta), at most d."""
-    theta_digest: bytes
-    """8 bytes, `common.theta.theta_digest` of the global theta that the delta is against."""
-    method: int = METHODS["deltamask"]
+    base_digest: bytes
+    """8 bytes that name the global model that the payload is against: of theta, or what the method has instead."""
+    method: int = MASKS
     version: int = 1
     """Of the body; in what is expected of a payload, the newest that the codec reads."""
 
@@ -121,7 +123,7 @@ def pack_payload(header: Header, body: bytes) -> bytes:
         header.slot,
         header.d,
         header.n,
-        header.theta_digest,
+        header.base_digest,
         0,
     )[:-4]
     return front + struct.pack("<I", zlib.crc32(body, zlib.crc32(front))) + body
@@ -191,8 +193,8 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
         raise WrongSlot(f"payload of slot {found.slot} from slot {expected.slot}")
     if found.d != expected.d or found.n > found.d:
         raise WrongModel(f"{found.d} masked weights and {found.n} positions; this model has {expected.d}")
-    if found.theta_digest != expected.theta_digest:
+    if found.base_digest != expected.base_digest:
         raise WrongModel(
-            f"delta against theta {found.theta_digest.hex()}, but the round's theta is {expected.theta_digest.hex()}"
+            f"delta against the model {found.base_digest.hex()}, but the round's is {expected.base_digest.hex()}"
         )
     return found.n, payload[HEADER_BYTES:]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from deltamask_client.epochs import Fit
 from deltamask_client.personal import Personal
@@ -13,15 +14,14 @@ __all__ = ["Answer"]
 
 @dataclass(frozen=True)
 class Answer:
-    """A payload (none after an evaluation), and how well it went."""
+    """What is sent (nothing after an evaluation), and how well it went."""
 
     site: Site
     fit: Fit
-    payload: bytes
-    holds: bytes | None
-    """Digest of the global model that the client has kept."""
-    head: bytes | None = None
-    """The client's head, in rounds that train it."""
+    parts: Mapping[str, bytes] = field(default_factory=dict)
+    """By name, as the method's strategy expects them."""
+    holds: bytes | None = None
+    """8 bytes that name what the client has kept of the run."""
     personal: Personal | None = None
     """How good the trained model is on test images of the client's classes, where that was asked."""
 

@@ -16,48 +16,25 @@ import torch
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
-from common.config import NodeConfig, RunConfig, parse_node_config, parse_run_config
-from common.messages import Hello, pack_evaluation, pack_hello, pack_update, unpack_classes
-from common.models import get_head
+from common.config.node import parse_node_config
+from common.config.run import parse_run_config
+from common.messages import Hello, pack_hello, pack_update, unpack_classes
+from common.models import FittedHead
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
 from deltamask_client.images import check_source
-from deltamask_client.lottery import evaluate_ticket, train_ticket
-from deltamask_client.masks import evaluate_masks, train_from_theta
-from deltamask_client.run_file import RunFile
-from deltamask_client.signs import evaluate_signs, train_from_signs
+from deltamask_client.methods import CLIENTS, ClientMethod
 from deltamask_client.site import load_frozen, load_site
-from deltamask_client.store import ThetaStore
-from deltamask_client.ticket_store import TicketStore
-from deltamask_client.weights import evaluate_weights, train_from_weights
 
 __all__ = ["app"]
 
 app = ClientApp()
 _log = logging.getLogger("flwr")
 _CLIENT_APP_RAISED = 2  # Flower's error code for an exception of a ClientApp
-_STORES: dict[str, type[RunFile]] = {
-    "deltamask": ThetaStore,
-    "hidenseek": ThetaStore,
-    "fedavg": ThetaStore,
-    "lotteryfl": TicketStore,
-}
-_TRAIN: dict[str, Callable[..., Answer]] = {
-    "deltamask": train_from_theta,
-    "hidenseek": train_from_signs,
-    "fedavg": train_from_weights,
-    "lotteryfl": train_ticket,
-}
-_EVALUATE: dict[str, Callable[..., Answer]] = {
-    "deltamask": evaluate_masks,
-    "hidenseek": evaluate_signs,
-    "fedavg": evaluate_weights,
-    "lotteryfl": evaluate_ticket,
-}
 
 
 def _reported(
-    handler: Callable[[Message, RunConfig, NodeConfig, RunFile], Message],
+    handler: Callable[[Message, ClientMethod], Message],
 ) -> Callable[[Message, Context], Message]:
     """Parse the configs, and report an exception to the server by its type alone: messages and tracebacks may name
     paths and data.
@@ -67,10 +44,9 @@ def _reported(
     def handle(message: Message, context: Context) -> Message:
         try:
             run, node = parse_run_config(context.run_config), parse_node_config(context.node_config)
-            if run.threads:
-                torch.set_num_threads(run.threads)
-            store = _STORES[run.method](node.cache_path, node.partition_id, context.run_id)
-            return handler(message, run, node, store)
+            if run.rounds.threads:
+                torch.set_num_threads(run.rounds.threads)
+            return handler(message, CLIENTS[run.method.name](run, node, context.run_id))
         except Exception as error:
             _log.exception("this client cannot answer: %s", error)
             return Message(
@@ -82,49 +58,51 @@ def _reported(
 
 @app.query()
 @_reported
-def hello(message: Message, run: RunConfig, node: NodeConfig, store: RunFile) -> Message:
+def hello(message: Message, client: ClientMethod) -> Message:
     """Say who this client is and which frozen model it has; fail if its images are missing or of other classes."""
+    run, node = client.run, client.node
     check_source(run, node, unpack_classes(message.content))
     backbone = load_frozen(run, node)
-    held = store.digest()
-    return Message(pack_hello(Hello(node.partition_id, backbone.digest, backbone.masks.d, held)), reply_to=message)
+    about = Hello(node.partition_id, backbone.digest, backbone.masks.d, client.holds())
+    return Message(pack_hello(about), reply_to=message)
 
 
 @app.train("head")
 @_reported
-def head(message: Message, run: RunConfig, node: NodeConfig, store: RunFile) -> Message:
+def head(message: Message, client: ClientMethod) -> Message:
     """Measure the features of the frozen, unmasked backbone, as the run's kind of head asks."""
     start = time.perf_counter()
-    site = load_site(run, node, unpack_classes(message.content))
-    features = torch.cat(
-        [site.backbone.unmasked_features(tokens) for _, tokens in site.activations.batches(run.eval_batch_size)]
-    )
+    run, kind = client.run, client.run.head_kind
+    assert isinstance(kind, FittedHead), f"a head of kind {kind.name} asks nobody"
+    site = load_site(run, client.node, unpack_classes(message.content))
+    batches = site.activations.batches(run.evaluation.eval_batch_size)
+    features = torch.cat([site.backbone.unmasked_features(tokens) for _, tokens in batches])
     labels = torch.from_numpy(site.labels).to(features.device)
-    kind = get_head(run.head, run.head_epochs, run.head_learning_rate)
     statistics = kind.statistics(features, labels, len(site.classes))
     with torch.no_grad():
         # The metrics are those of the head that this client would have alone.
         logits = kind.combine([(statistics, len(labels))], len(site.classes), features.shape[1])(features)
         loss = torch.nn.functional.cross_entropy(logits, labels).item()
         accuracy = (logits.argmax(1) == labels).float().mean().item()
-    answer = Answer(site, Fit(loss, accuracy), statistics, None)
-    return Message(pack_update(answer.payload, answer.metrics(time.perf_counter() - start)), reply_to=message)
+    return _reply(message, Answer(site, Fit(loss, accuracy), {"statistics": statistics}), start)
 
 
 @app.train()
 @_reported
-def train(message: Message, run: RunConfig, node: NodeConfig, store: RunFile) -> Message:
+def train(message: Message, client: ClientMethod) -> Message:
     """Train from the global model, and send what came of it in the way of the run's method."""
     start = time.perf_counter()
-    answer = _TRAIN[run.method](message.content, run, node, store)
-    metrics = answer.metrics(time.perf_counter() - start)
-    return Message(pack_update(answer.payload, metrics, answer.holds, answer.head), reply_to=message)
+    return _reply(message, client.train(message.content), start)
 
 
 @app.evaluate()
 @_reported
-def evaluate(message: Message, run: RunConfig, node: NodeConfig, store: RunFile) -> Message:
+def evaluate(message: Message, client: ClientMethod) -> Message:
     """Tell how good the global model is on the images that this client never trains on."""
     start = time.perf_counter()
-    answer = _EVALUATE[run.method](message.content, run, node, store)
-    return Message(pack_evaluation(answer.metrics(time.perf_counter() - start), answer.holds), reply_to=message)
+    return _reply(message, client.evaluate(message.content), start)
+
+
+def _reply(message: Message, answer: Answer, start: float) -> Message:
+    metrics = answer.metrics(time.perf_counter() - start)
+    return Message(pack_update(answer.parts, metrics, answer.holds), reply_to=message)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from common.models import Activations
+from deltamask_client.objective import CROSS_ENTROPY, Objective, OptimiserOf, Parameters
 
 __all__ = ["Fit", "Progress", "Recipe", "run_epochs", "silent"]
 
-Parameters = Sequence[torch.Tensor] | list[dict[str, Any]]
-"""As torch's optimisers take them."""
 Progress = Callable[[int, int, torch.Tensor], None]
 """Hears the epoch (from 1), the images done in it, and the last step's loss, on the device that it was computed on."""
 
@@ -31,20 +28,12 @@ class Recipe:
 
     epochs: int
     batch_size: int
-    learning_rate: float
-    optimiser: Literal["adam", "sgd"] = "adam"
-    momentum: float = 0.9
-    """Of ``sgd``."""
+    optimiser: OptimiserOf
+    objective: Objective = CROSS_ENTROPY
     precision: torch.dtype = torch.float32
     """What the masked blocks compute in: float32, or bfloat16 by autocast. What is trained, and its gradients, are
     float32.
     """
-
-    def make_optimiser(self, parameters: Parameters) -> torch.optim.Optimizer:
-        """A fresh one: its moments would describe a model that aggregation has replaced."""
-        if self.optimiser == "sgd":
-            return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=self.momentum, fused=True)
-        return torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
 
 
 @dataclass(frozen=True)
@@ -52,7 +41,7 @@ class Fit:
     """How well the last epoch went, while the model was still changing."""
 
     loss: float
-    """Mean cross-entropy."""
+    """Mean of the objective's loss."""
     accuracy: float
     """Share of local images named right."""
 
@@ -68,7 +57,7 @@ def run_epochs(
     seed: int,
     progress: Progress = silent,
 ) -> Fit:
-    """Minimise the cross-entropy of the local images.
+    """Minimise the recipe's objective on the local images.
 
     Parameters
     ----------
@@ -79,7 +68,7 @@ def run_epochs(
     activations, labels
         Prefix outputs of the local images, and their classes ``(n,)``.
     recipe
-        Epochs, batches and optimiser.
+        Epochs, batches, objective and optimiser.
     seed
         Seeds the order of the images and their views.
     progress
@@ -88,7 +77,7 @@ def run_epochs(
     rng = torch.Generator().manual_seed(seed)
     device = activations.device
     targets = torch.from_numpy(labels)
-    optimiser = recipe.make_optimiser(parameters)
+    optimiser, objective = recipe.optimiser(parameters), recipe.objective
     loss_sum, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
     for epoch in range(1, recipe.epochs + 1):
         loss_sum.zero_(), right.zero_()  # the last epoch's are reported
@@ -101,9 +90,10 @@ def run_epochs(
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == torch.bfloat16):
                 features = tail(tokens)
             logits = head(features.float())
-            loss = F.cross_entropy(logits, target)
+            loss = objective.loss(logits, target)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            objective.add_gradient()
             optimiser.step()
             with torch.no_grad():
                 loss_sum += loss * len(target)

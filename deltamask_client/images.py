@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import NodeConfig, RunConfig
+from common.config.node import NodeConfig
+from common.config.run import RunConfig
 from common.data import Loaded, Split, hold_out, is_local, open_split, partition_indices
+from common.data.config import DirichletSection, PathologicalSection
 from common.errors import DataError
 from common.uniforms import stream_seed
 
@@ -59,10 +61,10 @@ def check_source(run: RunConfig, node: NodeConfig, classes: tuple[str, ...]) -> 
     DataError
         If the file or folder is missing, odd, or has a class that the run has not.
     """
-    if is_local(node.data or run.dataset):
+    if is_local(node.data or run.data.dataset):
         _open(run, node, classes, side=1)
-        if run.personal_test and not node.data:
-            _open_test(run.dataset, node.cache_path, classes, side=1)
+        if run.evaluation.personal_test and not node.data:
+            _open_test(run.data.dataset, node.cache_path, classes, side=1)
 
 
 # The clients of one run in a process: a simulation worker serves many in turn.
@@ -86,22 +88,22 @@ def site_images(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], side
         them can be read.
     """
     split = _open(run, node, classes, side)
-    positions = split.balanced(run.train_limit)
+    positions = split.balanced(run.data.train_limit)
     if not node.data:
         positions = positions[
             partition_indices(
                 split.labels[positions],
-                run.partitioner,
+                run.data.partitioner,
                 node.num_partitions,
                 node.partition_id,
-                seed=run.seed,
-                dirichlet_alpha=run.dirichlet_alpha,
-                classes_per_client=run.classes_per_client,
+                seed=run.rounds.seed,
+                dirichlet_alpha=run[DirichletSection].dirichlet_alpha,
+                classes_per_client=run[PathologicalSection].classes_per_client,
             )
         ]
     loaded = split.load(positions)
     trained, held_out = hold_out(
-        loaded.labels, run.validation_fraction, stream_seed(run.seed, 0, node.partition_id, "validation")
+        loaded.labels, run.data.validation_fraction, stream_seed(run.rounds.seed, 0, node.partition_id, "validation")
     )
     if len(trained) == 0:
         raise DataError(f"{_source(run, node)}: none of {len(positions)} images can be read")
@@ -144,9 +146,9 @@ def _open_test(dataset: str, cache: Path, classes: tuple[str, ...], side: int) -
 
 
 def _open(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], side: int) -> Split:
-    split = open_split(node.data or run.dataset, "train", side, node.cache_path, own=bool(node.data))
+    split = open_split(node.data or run.data.dataset, "train", side, node.cache_path, own=bool(node.data))
     return split.agreed(classes, _source(run, node)) if classes else split
 
 
 def _source(run: RunConfig, node: NodeConfig) -> str:
-    return f"data = {node.data!r}" if node.data else f"dataset = {run.dataset!r}"
+    return f"data = {node.data!r}" if node.data else f"dataset = {run.data.dataset!r}"

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from common.config import NodeConfig, RunConfig
+from common.config.node import NodeConfig
+from common.config.run import RunConfig
 from common.models import score
 from deltamask_client.images import test_images
 from deltamask_client.site import Site, activations_of
@@ -56,13 +57,15 @@ def personal_test(
     DataError
         If the test images of the run's dataset cannot be had.
     """
-    if not run.personal_test or node.data or not run.evaluates(server_round):
+    if not run.evaluation.personal_test or node.data or not run.evaluates(server_round):
         return None
     own = tuple(int(label) for label in np.unique(site.labels))
     images, labels = test_images(
-        run.dataset, run.test_limit, node.cache_path, site.classes, own, site.backbone.spec.size
+        run.data.dataset, run.data.test_limit, node.cache_path, site.classes, own, site.backbone.spec.size
     )
     if len(labels) == 0:
         return None
     activations = activations_of(run, node, site.backbone, images)
-    return Personal(score(site.backbone.tail, head, activations, labels, run.eval_batch_size)[1], len(labels))
+    return Personal(
+        score(site.backbone.tail, head, activations, labels, run.evaluation.eval_batch_size)[1], len(labels)
+    )

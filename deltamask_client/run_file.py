@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +21,7 @@ __all__ = ["RunFile"]
 _KEPT_SECONDS = 7 * 24 * 3600
 
 
-class RunFile(ABC):
+class RunFile:
     """One file for each run and client; runs side by side on one device do not disturb each other.
 
     Parameters
@@ -41,10 +40,6 @@ class RunFile(ABC):
 
     def __init__(self, cache: Path, client: int, run_id: int) -> None:
         self._path = cache / self.folder / f"run-{run_id}-client-{client}.safetensors"
-
-    @abstractmethod
-    def digest(self) -> bytes | None:
-        """8 bytes that name what is held, as the server is told; None if nothing is."""
 
     def _read(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]] | None:
         """Tensors and texts, or None."""

@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.config import NodeConfig, RunConfig
+from common.config.node import NodeConfig
+from common.config.run import RunConfig
+from common.config.shared import MirrorSection
 from common.models import Activations, Backbone, Views, load_backbone
 from common.uniforms import stream_seed
 from deltamask_client.epochs import Recipe
 from deltamask_client.images import site_images
+from deltamask_client.objective import optimiser_of
 from deltamask_client.slow_log import SlowLog
 
 __all__ = ["Site", "activations_of", "device_of", "load_frozen", "load_site", "progress_of", "recipe_of"]
@@ -33,7 +36,8 @@ class Site:
 
 def load_frozen(run: RunConfig, node: NodeConfig) -> Backbone:
     """The run's frozen model, on this client's device."""
-    return _backbone(run.backbone, run.weights, run.image_size, run.masked_blocks, device_of(node))
+    keys = run.backbone
+    return _backbone(keys.backbone, keys.weights, keys.image_size, keys.masked_blocks, device_of(node))
 
 
 def load_site(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], validation: bool = False) -> Site:
@@ -51,7 +55,7 @@ def load_site(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], valida
     backbone = load_frozen(run, node)
     local = site_images(run, node, classes, backbone.spec.size)
     images, labels = local.validation if validation else local.training
-    activations = activations_of(run, node, backbone, images, augmented=0 if validation else run.augment)
+    activations = activations_of(run, node, backbone, images, augmented=0 if validation else run.training.augment)
     return Site(backbone, activations, labels, local.classes, local.broken)
 
 
@@ -77,8 +81,10 @@ def activations_of(
         images,
         keep=node.activations,
         folder=node.cache_path,
-        batch_size=run.eval_batch_size,
-        views=Views(augmented, run.augment_mirror, stream_seed(run.seed, 0, node.partition_id, "views")),
+        batch_size=run.evaluation.eval_batch_size,
+        views=Views(
+            augmented, run[MirrorSection].augment_mirror, stream_seed(run.rounds.seed, 0, node.partition_id, "views")
+        ),
         precision=_precision_of(node),
         progress=SlowLog("activations: %s of %s pictures"),
     )
@@ -86,20 +92,19 @@ def activations_of(
 
 def recipe_of(run: RunConfig, node: NodeConfig, learning_rate: float) -> Recipe:
     """How this client trains."""
+    keys = run.training
     return Recipe(
-        run.local_epochs,
-        node.batch_size or run.batch_size,
-        learning_rate,
-        run.optimiser,
-        run.momentum,
-        _precision_of(node),
+        keys.local_epochs,
+        node.batch_size or keys.batch_size,
+        optimiser_of(run, learning_rate),
+        precision=_precision_of(node),
     )
 
 
 def progress_of(run: RunConfig, site: Site, server_round: int) -> SlowLog:
     """Where a long round has got to."""
     of = len(site.labels)
-    return SlowLog(f"round {server_round}, epoch %s of {run.local_epochs}: %s of {of} images, loss %.4f")
+    return SlowLog(f"round {server_round}, epoch %s of {run.training.local_epochs}: %s of {of} images, loss %.4f")
 
 
 def device_of(node: NodeConfig) -> str:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
-from common.downlink import MAX_STEPS, join_chain, pack_exact, pack_float32, pack_quantised, pack_relay, pack_same
-from common.posterior import BetaPosterior
-from common.theta import theta_digest
+from common.downlink import MAX_STEPS, join_chain, pack_float32, pack_quantised, pack_same
+from common.saved import Saved
+from common.theta import Version
 
 __all__ = ["Downlink"]
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _Step:
     base: bytes
     """Digest of the version before."""
     data: bytes | None
-    """The step from there, None if theta could not be coded so."""
+    """Encoded difference from the version before; None if there is no code for it."""
 
 
 class Downlink:
@@ -29,49 +27,42 @@ class Downlink:
 
     Parameters
     ----------
-    form
-        ``float32``, ``quantised``, ``exact`` or ``relay``.
-    segments, seed
-        Layer sizes and run seed.
-    theta
-        The first version.
-    clip
-        Theta-clip of the posterior's mode.
+    segments
+        Layer sizes.
+    version
+        The first theta.
+    whole
+        How theta travels to those who hold no version that leads on: ``float32`` or ``quantised``.
     """
 
-    def __init__(
-        self, form: str, segments: Sequence[int], seed: int, theta: NDArray[np.uint16], clip: float = 0.01
-    ) -> None:
-        self._form, self._segments, self._seed, self._clip = form, tuple(segments), seed, clip
-        self._theta = theta
-        self._steps: list[_Kept] = []
+    def __init__(self, segments: Sequence[int], version: Version, whole: str = "quantised") -> None:
+        self._segments, self._version, self._form = tuple(segments), version, whole
+        self._steps: list[_Step] = []
         self._whole: bytes | None = None
 
-    def publish(
-        self,
-        theta: NDArray[np.uint16],
-        server_round: int,
-        payloads: Mapping[int, bytes] = MappingProxyType({}),
-        start: BetaPosterior | None = None,
-    ) -> None:
-        """A new version: theta after the masks of ``payloads`` (by slot) of ``server_round`` were folded into
-        ``start``. Signs, which no shared mask tells anything of, come without either.
+    def publish(self, version: Version, step: Callable[[Version, Version], bytes | None] | None = None) -> None:
+        """A new version.
+
+        Parameters
+        ----------
+        version
+            The new theta.
+        step
+            Encodes the new theta (first argument) for those who hold the one before (second argument), or returns
+            None if it cannot. None: nobody is sent a difference.
         """
-        before = theta_digest(self._theta)
-        if self._form in ("exact", "relay") and theta_digest(theta) != before:
-            if self._form == "exact" or start is None:
-                data = pack_exact(theta, self._theta, self._seed, server_round, list(payloads))
-            else:
-                data = pack_relay(theta, self._theta, start, self._clip, server_round, payloads)
-            self._steps = [*self._steps, _Kept(before, data)][-MAX_STEPS:]
-        self._theta, self._whole = theta, None
+        if step is not None and version.digest != self._version.digest:
+            data = step(version, self._version)
+            self._steps = [*self._steps, _Step(self._version.digest, data)][-MAX_STEPS:]
+        self._version, self._whole = version, None
 
     def message(self, held: bytes | None) -> bytes:
         """The chain for a client that holds the version with digest ``held`` (None: nothing)."""
-        if held == theta_digest(self._theta):
-            return join_chain([pack_same(self._theta)])
+        if held == self._version.digest:
+            return join_chain([pack_same(self._version)])
         if self._whole is None:
-            pack = pack_float32(self._theta) if self._form == "float32" else pack_quantised(self._theta, self._segments)
+            float32 = self._form == "float32"
+            pack = pack_float32(self._version) if float32 else pack_quantised(self._version, self._segments)
             self._whole = join_chain([pack])
         bases = [step.base for step in self._steps]
         if held not in bases:
@@ -79,3 +70,14 @@ class Downlink:
         since = [step.data for step in self._steps[bases.index(held) :]]
         chain = join_chain([data for data in since if data is not None])
         return chain if None not in since and len(chain) < len(self._whole) else self._whole
+
+    def state(self) -> Saved:
+        """The steps; theta itself is its owner's to keep."""
+        kept = {f"step-{i}": np.frombuffer(step.data or b"", np.uint8) for i, step in enumerate(self._steps)}
+        return Saved({**kept}, {"bases": [step.base.hex() for step in self._steps]})
+
+    def load_state(self, saved: Saved, version: Version) -> None:
+        """Go on with these steps, the last of which led to ``version``."""
+        bases = [bytes.fromhex(base) for base in saved.values["bases"]]
+        self._steps = [_Step(base, saved.arrays[f"step-{i}"].tobytes() or None) for i, base in enumerate(bases)]
+        self._version, self._whole = version, None

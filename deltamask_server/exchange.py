@@ -11,23 +11,42 @@ from flwr.serverapp import Grid
 __all__ = ["exchange"]
 
 _FIRST_POLL, _SLOWEST_POLL = 0.1, 2.0
+_MOST_BYTES, _MOST_REPLIES = 1 << 26, 32
+"""Of replies that are pulled at once: Flower inflates all of them before it gives out the first."""
 
 
-def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> Iterator[Message]:
+def exchange(grid: Grid, messages: Iterable[Message], timeout: float, reply_bytes: int = 0) -> Iterator[Message]:
     """Push messages, then yield each reply once, until all are there or the time is up.
 
     Flower's own ``send_and_receive`` returns all replies at the end and looks every three seconds; here decoding goes
-    on while others still train, and short rounds are not rounded up. A late reply is simply never yielded.
+    on while others still train, and short rounds are not rounded up. A late reply is simply never yielded. Messages are
+    forgotten once they are pushed, and few replies are held at a time: large ones singly.
+
+    Parameters
+    ----------
+    grid, messages
+        Where, and what.
+    timeout
+        Seconds from now on.
+    reply_bytes
+        No reply is expected to be larger.
     """
-    pending = {message_id for message_id in grid.push_messages(list(messages)) if message_id}
+    pending = [message_id for message_id in grid.push_messages(list(messages)) if message_id]
+    del messages
     end, wait = time.monotonic() + timeout, _FIRST_POLL
+    most = max(1, min(_MOST_REPLIES, _MOST_BYTES // max(1, reply_bytes)))
     while pending:
-        replies = list(grid.pull_messages(pending))
-        for reply in replies:
-            pending.discard(reply.metadata.reply_to_message_id)
-            yield reply
+        answered: set[str] = set()
+        for first in range(0, len(pending), most):
+            replies = list(grid.pull_messages(pending[first : first + most]))
+            while replies:
+                reply = replies.pop(0)
+                answered.add(reply.metadata.reply_to_message_id)
+                yield reply
+                del reply  # or this frame holds it while the next ones are pulled
+        pending = [message_id for message_id in pending if message_id not in answered]
         if time.monotonic() >= end:
             return
-        wait = _FIRST_POLL if replies else min(_SLOWEST_POLL, wait * 1.5)
+        wait = _FIRST_POLL if answered else min(_SLOWEST_POLL, wait * 1.5)
         if pending:
             time.sleep(min(wait, max(0.0, end - time.monotonic())))

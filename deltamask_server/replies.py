@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message, Metadata, RecordDict
 
 from common.errors import DuplicateReply, PayloadError, brief
 from common.messages import Update
@@ -25,7 +25,7 @@ _ERROR_REASONS = {
 
 def collect(
     replies: Iterable[Message],
-    messages: Mapping[int, Message],
+    addresses: Mapping[int, Metadata],
     tally: Tally,
     *,
     unpack: Callable[[RecordDict], Update],
@@ -38,8 +38,8 @@ def collect(
     ----------
     replies
         As they come.
-    messages
-        What was sent, by client.
+    addresses
+        Metadata of the messages that were sent, by client.
     tally
         Of this round; closed at the end.
     unpack, accept
@@ -53,7 +53,7 @@ def collect(
         # Message ids exist only once the messages are pushed, which the first reply proves. An error from a dead node
         # names no client, so replies are attributed by the message they answer, never by their source.
         if asked is None:
-            asked = {message.metadata.message_id: client for client, message in messages.items()}
+            asked = {address.message_id: client for client, address in addresses.items()}
         client = asked.get(reply.metadata.reply_to_message_id)
         try:
             if client is None:

@@ -1,7 +1,7 @@
 """A round, whatever the method: who is asked, what they lack, which replies count, and when a round has failed.
 
-A method is a subclass that says how its global model travels and what a reply does to it: `DeltaMask`, `HideNseek`,
-`FedAvg`, `LotteryFL`.
+A method is a subclass, in a room of its own under ``deltamask_server/methods``, that says how its global model travels
+and what a reply does to it.
 """
 
 from __future__ import annotations
@@ -9,64 +9,36 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
+from numpy.typing import NDArray
 
+from common.config.run import RunConfig
 from common.errors import RoundError
-from common.messages import (
-    EVALUATE,
-    HEAD,
-    TRAIN,
-    Update,
-    pack_classes,
-    pack_global,
-    unpack_classes,
-    unpack_evaluation,
-    unpack_update,
-)
-from common.models import Head, get_head
-from common.models.heads.random_head import RANDOM_HEAD, random_head
+from common.messages import EVALUATE, HEAD, TRAIN, Part, Parts, Update, model_bytes, pack_classes, pack_model
+from common.models import Backbone, FittedHead, Head, HeadKind
+from common.models.backbone import Parts as Network
+from common.saved import Saved
 from common.uniforms import SERVER_CLIENT, stream_seed
+from deltamask_server.correspondence import Correspondence
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.exchange import exchange
-from deltamask_server.replies import collect
+from deltamask_server.round_report import RoundReport
+from deltamask_server.setting import Setting
 from deltamask_server.tally import Tally
 from deltamask_server.validation import fairness
 
-__all__ = ["RoundReport", "RoundStrategy"]
+__all__ = ["RoundStrategy"]
 
 _KEPT_BYTES = 1 << 24
 """Larger payloads are not kept: they are float32, and keeping one would double what the server holds of a round."""
-_NO_QUORUM = "{usable} of {asked} replies usable in {what}, quorum is {quorum}; failed: {failed}"
-
-
-@dataclass(frozen=True)
-class RoundReport:
-    """What one round did; the numbers behind a line of ``rounds.jsonl``."""
-
-    server_round: int
-    tally: Tally
-    downlink_bytes: dict[int, int]
-    """Bytes of the global model and class list sent to each client, for training and validation together."""
-    digest: bytes
-    """Of the global model after the round."""
-    evaluation: MetricRecord | None
-    seconds: dict[str, float]
-    """Wall time by phase: configure, train (waiting, with decoding and folding in between), aggregate (that decoding
-    and folding alone), evaluate, validate (the clients' evaluation).
-    """
-    validation: Tally | None = None
-    """Accuracies that clients found on images they have held out; None where they were not asked."""
-    payload: tuple[int, bytes] | None = None
-    """A client, and its payload as it came: an example to look at. None where all were too large to keep."""
 
 
 class RoundStrategy(Strategy):
@@ -78,6 +50,8 @@ class RoundStrategy(Strategy):
         Knows which clients are connected.
     classes, features
         Shape of the head.
+    head_kind
+        How the head comes about.
     class_names
         Names of the classes, for clients with images of their own; may be empty.
     validate
@@ -90,9 +64,10 @@ class RoundStrategy(Strategy):
         Share of the connected clients asked in a round, rounded up, at least ``quorum``.
     quorum
         Usable replies that a round needs.
-    head_kind
-        How the head is fitted: ``linear-probe``, ``ridge``, ``mean``, or ``random``: not at all.
     """
+
+    name: ClassVar[str]
+    """Of the method, as in `common.methods`."""
 
     def __init__(
         self,
@@ -100,32 +75,46 @@ class RoundStrategy(Strategy):
         *,
         classes: int,
         features: int,
+        head_kind: HeadKind,
         class_names: Sequence[str] = (),
         validate: bool = False,
         personal_test: bool = False,
         seed: int = 1,
         participation: float = 1.0,
         quorum: int = 2,
-        head_kind: str = "linear-probe",
     ) -> None:
         self._enrolment = enrolment
         self._classes, self._features = classes, features
         self._class_names, self._validate, self._personal_test = tuple(class_names), validate, personal_test
         self._seed, self._participation, self._quorum = seed, participation, quorum
-        self.head = Head(np.zeros((classes, features), np.float32), np.zeros(classes, np.float32))
-        self._head_name = head_kind
-        if head_kind == RANDOM_HEAD:
-            self.head = random_head(classes, features, seed)
+        self._head_kind = head_kind
+        self.head = head_kind.start(classes, features, seed)
         self._head_trained = False
         """Whether a round has trained the head: it is then new to everybody, also to those who missed rounds."""
-        self.tally = Tally(())
-        self._messages: dict[int, Message] = {}  # client -> message of this round
+        self.server_round = 0
+        """The last round that has ended."""
+        self._mail = Correspondence(enrolment, self._class_names, quorum)
         self._slots: dict[int, int] = {}  # client -> its number in this round
         self._sent: dict[int, int] = {}
         self._aggregate_seconds = 0.0
         self._example: tuple[int, bytes] | None = None  # client and payload of this round
 
+    @property
+    def tally(self) -> Tally:
+        """What became of the replies to the newest messages."""
+        return self._mail.tally
+
     # -- what a method says --------------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def from_setting(cls, setting: Setting) -> Self:
+        """The strategy of a run."""
+
+    @classmethod
+    def prune(cls, network: Network, run: RunConfig, classes: int) -> NDArray[np.bool_] | None:
+        """Which weights stay, of a network that is not masked yet, bool ``(d,)``; None: the method does not prune."""
+        return None
 
     @property
     @abstractmethod
@@ -133,13 +122,12 @@ class RoundStrategy(Strategy):
         """8 bytes that name the global model."""
 
     @abstractmethod
-    def message(self, held: bytes | None) -> bytes:
-        """The global model for a client that holds the version with this digest (None: nothing)."""
+    def parts(self, held: bytes | None) -> dict[str, bytes]:
+        """What a client lacks of the global model that holds the version with this digest (None: nothing), by name."""
 
-    @property
     @abstractmethod
-    def max_payload_bytes(self) -> int:
-        """No honest reply is larger."""
+    def expected(self, server_round: int) -> Parts:
+        """What replies of a round bring. One part is ``payload``."""
 
     @abstractmethod
     def begin_round(self, server_round: int) -> None:
@@ -155,48 +143,94 @@ class RoundStrategy(Strategy):
 
     @abstractmethod
     def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, float]:
-        """Accuracy of the global model, by form; ``mean`` is the one to use."""
+        """Accuracy of the global model by form, as the method's `common.methods.Method.forms` names them."""
 
     @abstractmethod
     def tensors(self) -> dict[str, torch.Tensor]:
         """The global model without its head, to be kept in a file."""
 
-    def head_for(self, held: bytes | None) -> Head | None:
-        """The head for a client that holds the version with this digest (None: nothing); None if it has it already."""
-        return self.head if held is None or self._head_trained else None
+    @abstractmethod
+    def method_state(self) -> Saved:
+        """What the method needs to go on after this round."""
 
-    def trains_head(self, server_round: int) -> bool:
-        """Whether replies of a round carry a head beside their payload."""
-        return False
+    @abstractmethod
+    def load_method_state(self, saved: Saved) -> None:
+        """Go on from there."""
+
+    @property
+    def _head_bytes(self) -> int:
+        return Head.size(self._classes, self._features)
+
+    def segments(self, backbone: Backbone) -> tuple[int, ...]:
+        """Sizes of the tensors that the method may mask or prune; bits per parameter count by their sum."""
+        return backbone.masks.segments
+
+    @property
+    def kept_parameters(self) -> int | None:
+        """Masked weights that pruning has kept; None if the method does not prune."""
+        return None
+
+    def head_part(self, held: bytes | None) -> dict[str, bytes]:
+        """The head for a client that holds the version with this digest (None: nothing), unless it has it already."""
+        return {"head": self.head.to_bytes()} if held is None or self._head_trained else {}
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def state(self) -> Saved:
+        """Everything that the rounds to come depend on, beside config, backbone and clients."""
+        holds = {str(client): digest.hex() for client, digest in sorted(self._enrolment.holds.items())}
+        rounds = {"round": self.server_round, "head-trained": self._head_trained, "holds": holds}
+        head = Saved({"weight": self.head.weight, "bias": self.head.bias})
+        return Saved(values={"method": self.name, **rounds}) | head.under("head") | self.method_state().under(self.name)
+
+    def load_state(self, saved: Saved) -> None:
+        """Go on after the round that `state` was asked in.
+
+        Raises
+        ------
+        RoundError
+            If it is another method's, or the head has another shape.
+        """
+        head = saved.part("head").arrays
+        if saved.values.get("method") != self.name or head["weight"].shape != (self._classes, self._features):
+            raise RoundError(
+                f"a state of method {saved.values.get('method')} with a head {head['weight'].shape}; this run is of "
+                f"method {self.name} with a head {(self._classes, self._features)}"
+            )
+        self.head = Head(head["weight"], head["bias"])
+        self._head_trained, self.server_round = bool(saved.values["head-trained"]), int(saved.values["round"])
+        self._enrolment.holds = {int(client): bytes.fromhex(name) for client, name in saved.values["holds"].items()}
+        self.load_method_state(saved.part(self.name))
 
     def arrays(self) -> ArrayRecord:
         """The global model as it is sent to a client that holds nothing."""
-        return pack_global(self.message(None), self.head_for(None))
+        return pack_model(self.parts(None))
 
     # -- the head round ------------------------------------------------------------------------------------------------
 
     def fit_head(self, grid: Grid, timeout: float) -> Tally:
-        """Have every connected client measure its features once, and make the head of what all sent. A random head
-        asks nobody.
+        """Have every connected client measure its features once, and make the head of what all sent. A head that is not
+        fitted asks nobody.
 
         Raises
         ------
         RoundError
             If fewer replies than the quorum are usable.
         """
-        if self._head_name == RANDOM_HEAD:
+        kind, shape = self._head_kind, (self._classes, self._features)
+        if not isinstance(kind, FittedHead):
             return Tally(())
         clients = self._enrolment.online(grid)
-        self._address(clients, dict.fromkeys(clients, pack_classes(self._class_names)), HEAD, "head")
-        kind, shape = get_head(self._head_name), (self._classes, self._features)
+        messages = self._mail.address(clients, dict.fromkeys(clients, pack_classes(self._class_names)), HEAD, "head")
         statistics: dict[int, tuple[bytes, int]] = {}
+        parts = {"statistics": Part(kind.max_bytes(*shape))}
 
         def keep(client: int, update: Update) -> None:
-            kind.check(update.payload, *shape, update.examples)
-            statistics[client] = update.payload, update.examples
+            kind.check(update.parts["statistics"], *shape, update.examples)
+            statistics[client] = update.parts["statistics"], update.examples
 
-        self._collect(exchange(grid, self._messages.values(), timeout), max_bytes=kind.max_bytes(*shape), accept=keep)
-        self._require_quorum("the head round")
+        self._mail.collect(exchange(grid, messages, timeout, _total(parts)), parts, keep)
+        self._mail.require_quorum("the head round")
         # In the order of client ids: a sum of floats depends on its order, and arrival is chance.
         self.head = kind.combine([statistics[client] for client in sorted(statistics)], *shape)
         return self.tally
@@ -215,17 +249,16 @@ class RoundStrategy(Strategy):
         # In the order drawn, which gives each client its slot of the round.
         sample = [int(client) for client in rng.permutation(sorted(online))[:count]]
         self._slots = {client: slot for slot, client in enumerate(sample)}
-        contents = self._global_model(sample, arrays)
+        contents = self._mail.model_for(sample, arrays, self.parts)
         for client, slot in self._slots.items():
             contents[client]["round"] = ConfigRecord({**config, "round": server_round, "slot": slot})
-        self._sent = {client: _model_bytes(content) for client, content in contents.items()}
-        self._address({client: online[client] for client in sample}, contents, TRAIN, str(server_round))
-        return list(self._messages.values())
+        self._sent = {client: model_bytes(content) for client, content in contents.items()}
+        return self._mail.address({client: online[client] for client in sample}, contents, TRAIN, str(server_round))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Decode and fold replies as they come; one is in memory at a time.
+        """Decode and fold replies as they come.
 
         Bad replies are dropped and counted in ``tally``, and the round goes on.
 
@@ -242,12 +275,16 @@ class RoundStrategy(Strategy):
             begun = time.perf_counter()
             self.accept(update, server_round, self._slots[client])
             self._aggregate_seconds += time.perf_counter() - begun
-            self._keep_example(client, update.payload)
+            # An example to look at: the payload of the lowest slot, whoever answers first.
+            payload = update.parts["payload"]
+            first = self._example is None or self._slots[client] < self._slots[self._example[0]]
+            if first and len(payload) <= _KEPT_BYTES:
+                self._example = client, payload
 
-        unpack = partial(unpack_update, with_head=self.trains_head(server_round), with_personal=self._personal_test)
-        self._collect(replies, self.max_payload_bytes, timed, unpack)
-        self._require_quorum(f"round {server_round}")
+        self._mail.collect(replies, self.expected(server_round), timed, with_personal=self._personal_test)
+        self._mail.require_quorum(f"round {server_round}")
         self.end_round(server_round)
+        self.server_round = server_round
         metrics: dict[str, int | float | list[int] | list[float]] = {
             "clients": len(self.tally.payload_bytes),
             "loss": self.tally.mean("loss"),
@@ -262,20 +299,14 @@ class RoundStrategy(Strategy):
         if not self._validate:
             return []
         clients = self._enrolment.connected(set(grid.get_node_ids()))
-        contents = self._global_model(list(clients), arrays)
+        contents = self._mail.model_for(list(clients), arrays, self.parts)
         for client, content in contents.items():
-            self._sent[client] = self._sent.get(client, 0) + _model_bytes(content)
-        self._address(clients, contents, EVALUATE, f"{server_round}-validation")
-        return list(self._messages.values())
+            self._sent[client] = self._sent.get(client, 0) + model_bytes(content)
+        return self._mail.address(clients, contents, EVALUATE, f"{server_round}-validation")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Collect the clients' accuracies; bad replies are dropped and counted in ``tally``, and none is required."""
-        self._collect(
-            replies,
-            max_bytes=0,
-            accept=lambda client, update: None,
-            unpack=lambda content, _: unpack_evaluation(content),
-        )
+        self._mail.collect(replies, {}, lambda client, update: None, least_examples=0)
         figures = fairness(self.tally)
         return None if figures is None else MetricRecord({**figures})
 
@@ -290,16 +321,21 @@ class RoundStrategy(Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
         on_round: Callable[[RoundReport], None] = lambda report: None,
     ) -> Result:
-        """Flower's loop, with two differences: replies are decoded while others still train, and ``on_round`` hears of
-        each round when it ends.
+        """Flower's loop, with three differences: replies are decoded while others still train, ``on_round`` hears of
+        each round when it ends, and the first round is the one after `server_round`.
         """
         result = Result()
         result.arrays = arrays = initial_arrays
-        for server_round in range(1, num_rounds + 1):
+        for server_round in range(self.server_round + 1, num_rounds + 1):
             begun = time.perf_counter()
-            messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid)
+            replies = exchange(
+                grid,
+                self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid),
+                timeout,
+                _total(self.expected(server_round)),
+            )
             configured = time.perf_counter()
-            new_arrays, metrics = self.aggregate_train(server_round, exchange(grid, messages, timeout))
+            new_arrays, metrics = self.aggregate_train(server_round, replies)
             trained = time.perf_counter()
             result.arrays = arrays = new_arrays or arrays
             result.train_metrics_clientapp[server_round] = metrics or MetricRecord()
@@ -327,66 +363,7 @@ class RoundStrategy(Strategy):
             )
         return result
 
-    # -- messages and replies -----------------------------------------------------------------------------------------
 
-    def _global_model(self, clients: Sequence[int], arrays: ArrayRecord) -> dict[int, RecordDict]:
-        """What each client lacks of the model; ``arrays`` and the class list for those who hold nothing."""
-        # Clients that hold the same version share one record, which Flower then stores and counts once.
-        records: dict[bytes | None, ArrayRecord] = {None: arrays}
-        for held in {self._enrolment.holds.get(client) for client in clients} - {None}:
-            records[held] = pack_global(self.message(held), self.head_for(held))
-        contents = {}
-        for client in clients:
-            held = self._enrolment.holds.get(client)
-            contents[client] = pack_classes(self._class_names if held is None else ())
-            contents[client]["arrays"] = records[held]
-        return contents
-
-    def _address(
-        self, clients: dict[int, int], contents: Mapping[int, RecordDict], message_type: str, group: str
-    ) -> None:
-        """Make one message for each client, and a fresh tally."""
-        self._messages = {
-            client: Message(contents[client], dst_node_id=node, message_type=message_type, group_id=group)
-            for client, node in sorted(clients.items())
-        }
-        self.tally = Tally(tuple(self._messages))
-
-    def _keep_example(self, client: int, payload: bytes) -> None:
-        """Of the accepted payloads, keep the one of the lowest slot, whoever answers first."""
-        first = self._example is None or self._slots[client] < self._slots[self._example[0]]
-        if first and len(payload) <= _KEPT_BYTES:
-            self._example = client, payload
-
-    def _collect(
-        self,
-        replies: Iterable[Message],
-        max_bytes: int,
-        accept: Callable[[int, Update], None],
-        unpack: Callable[[RecordDict, int], Update] = unpack_update,
-    ) -> None:
-        """Check each reply, pass the good ones on, and count the rest by reason."""
-        collect(
-            replies,
-            self._messages,
-            self.tally,
-            unpack=lambda content: unpack(content, max_bytes),
-            accept=accept,
-            note_holding=self._enrolment.note_holding,
-        )
-
-    def _require_quorum(self, what: str) -> None:
-        usable = len(self.tally.payload_bytes)
-        if usable < self._quorum:
-            failed = ", ".join(f"{count} {reason}" for reason, count in sorted(self.tally.dropped.items())) or "none"
-            raise RoundError(
-                _NO_QUORUM.format(
-                    usable=usable, asked=len(self.tally.asked), what=what, quorum=self._quorum, failed=failed
-                )
-            )
-
-
-def _model_bytes(content: RecordDict) -> int:
-    """Bytes of the model in a message: theta, head and class list."""
-    names = sum(len(name.encode()) for name in unpack_classes(content))
-    return names + sum(len(array.data) for array in content.array_records["arrays"].values())
+def _total(parts: Parts) -> int:
+    """Bytes of the largest reply."""
+    return sum(part.limit for part in parts.values())

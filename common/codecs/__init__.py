@@ -25,16 +25,16 @@ from common.codecs.state import SharedState
 from common.errors import ConfigError, WrongFormat
 from common.wire import peek_codec
 
-__all__ = ["Codec", "SharedState", "available_codecs", "codec_of", "get_codec"]
+__all__ = ["CODECS", "Codec", "SharedState", "available_codecs", "codec_of", "get_codec"]
 
-_CODECS: dict[str, type[Codec]] = {
+CODECS: dict[str, type[Codec]] = {
     codec.name: codec for codec in (Fuse8, Fuse16, Fuse32, Exact, Relative, Bitmap, Bits, Bloom)
 }
 
 
-def available_codecs() -> tuple[str, ...]:
-    """Names that `get_codec` knows."""
-    return tuple(_CODECS)
+def available_codecs(samples: bool = True) -> tuple[str, ...]:
+    """Names that `get_codec` knows; without those whose payload is a sample, if asked so."""
+    return tuple(name for name, codec in CODECS.items() if samples or not codec.samples)
 
 
 def get_codec(name: str, keep: float = 1.0, **options: Any) -> Codec:
@@ -54,9 +54,9 @@ def get_codec(name: str, keep: float = 1.0, **options: Any) -> Codec:
     ConfigError
         If there is no codec of this name, or an option has a value out of range.
     """
-    if name not in _CODECS:
-        raise ConfigError(f"codec = {name!r}: there is no such codec; choose one of {', '.join(_CODECS)}")
-    return _CODECS[name](keep=keep, **options)
+    if name not in CODECS:
+        raise ConfigError(f"codec = {name!r}: there is no such codec; choose one of {', '.join(CODECS)}")
+    return CODECS[name](keep=keep, **options)
 
 
 def codec_of(payload: bytes) -> Codec:
@@ -68,7 +68,7 @@ def codec_of(payload: bytes) -> Codec:
         If the payload names none.
     """
     number = peek_codec(payload)
-    for codec in _CODECS.values():
+    for codec in CODECS.values():
         if codec.number == number:
             return codec()
     raise WrongFormat(f"codec {number}: there is no such codec")

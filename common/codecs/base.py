@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from common.codecs.state import SharedState
+from common.config.section import Section, Sections
+from common.config.shared import RoundsSection
 from common.errors import EncodeError
-from common.selection import select_top
+from common.selection import cosine_kappa, select_top
 from common.wire import Header, pack_payload, unpack_payload
 
-__all__ = ["Body", "Bound", "Codec", "DeltaCodec", "entropy_bits"]
+__all__ = ["Body", "Bound", "Client", "Codec", "DeltaCodec", "KappaSection", "entropy_bits", "kappa_of"]
 
 
 class Body(NamedTuple):
@@ -33,6 +36,34 @@ class Bound(NamedTuple):
     """Of what, in at most 14 characters."""
     bits: float
     """For all positions, header not included."""
+
+
+class KappaSection(Section):
+    """Of codecs that send a delta."""
+
+    title: ClassVar[str] = "Codecs `fuse8`, `fuse16`, `fuse32`, `exact`, `bloom`"
+    under: ClassVar[str] = "codec"
+
+    kappa: float = Field(0.8, gt=0, le=1, description="Share of the changed bits that is sent, in the first round.")
+    kappa_final: float = Field(0.4, gt=0, le=1, description="The same in the last round; a cosine lies between.")
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.kappa_final > self.kappa:
+            raise ValueError(
+                f"kappa-final = {self.kappa_final} is above kappa = {self.kappa}; the share sent may only fall"
+            )
+        return self
+
+
+class Client(NamedTuple):
+    """What a client's codec depends on, beside the run config."""
+
+    server_round: int
+    target_bpp: float | None = None
+    """The client's own budget, if it has one."""
+    device: str = "cpu"
+    """Where the client computes."""
 
 
 def entropy_bits(ones: int, total: int) -> float:
@@ -66,11 +97,18 @@ class Codec(ABC):
     """What the header's n counts."""
     samples: ClassVar[bool] = False
     """Whether what arrives is a sample: no mask of the client's own, and so never wrong."""
+    sections: ClassVar[tuple[type[Section], ...]] = ()
+    """Sections of the run config that it reads."""
 
     def __init__(self, keep: float = 1.0) -> None:
         if not 0 < keep <= 1:
             raise ValueError(f"keep must be in (0, 1], got {keep}")
         self.keep = keep
+
+    @classmethod
+    def from_config(cls, run: Sections, client: Client) -> Self:
+        """The codec of one client in a round."""
+        return cls()
 
     def encode(self, theta_local: NDArray[np.float32], shared: SharedState) -> bytes:
         """Encode local probabilities.
@@ -152,6 +190,12 @@ class DeltaCodec(Codec):
     """A codec of the selected delta: the positions where m_k differs from m_g, the top ``keep`` of them by KL."""
 
     counts: ClassVar[str] = "flips"
+    sections: ClassVar[tuple[type[Section], ...]] = (KappaSection,)
+
+    @classmethod
+    def from_config(cls, run: Sections, client: Client) -> Self:
+        """With this round's kappa."""
+        return cls(kappa_of(run, client))
 
     def selected_delta(self, theta_local: NDArray[np.float32], shared: SharedState) -> NDArray[np.int64]:
         """Positions to send, int64, ascending."""
@@ -176,3 +220,9 @@ class DeltaCodec(Codec):
     @abstractmethod
     def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
         """Return the flips, bool ``(d,)``."""
+
+
+def kappa_of(run: Sections, client: Client) -> float:
+    """The share of the flips that is sent in a round."""
+    keys = run[KappaSection]
+    return cosine_kappa(keys.kappa, keys.kappa_final, client.server_round, run[RoundsSection].num_server_rounds)

@@ -14,25 +14,39 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from common.codecs.base import Body, Bound, DeltaCodec
+from common.codecs.base import Body, Bound, Client, DeltaCodec, KappaSection, kappa_of
 from common.codecs.binary_fuse import BinaryFuseFilter, build_filter, check_geometry
 from common.codecs.distance import UNIT, distance_histogram, distances
 from common.codecs.fuse_geometry import TIGHT_KEYS
 from common.codecs.png import check_png, image_shape, pack_png, unpack_png
 from common.codecs.state import SharedState
+from common.config.section import Section, Sections
 from common.errors import BadGeometry, ImplausibleDelta, TruncatedPayload
 
-__all__ = ["Fuse8", "Fuse16", "Fuse32", "FuseCodec", "check_fingerprints", "check_matches"]
+__all__ = ["Fuse8", "Fuse16", "Fuse32", "FuseCodec", "FuseSection", "check_fingerprints", "check_matches"]
 
 _GEOMETRY = struct.Struct("<QBI")
 _THRESHOLD = struct.Struct("<H")
 _CANDIDATES = 0x80
 _MOST_DROPPED = 100
+
+
+class FuseSection(Section):
+    """Of the codecs that are filters."""
+
+    title: ClassVar[str] = "Codecs `fuse8`, `fuse16`, `fuse32`"
+    under: ClassVar[str] = "codec"
+
+    fuse_candidates: bool = Field(
+        True,
+        description="`fuse` codecs: test only positions as near to theta as the furthest flip; false is the paper.",
+    )
 
 
 class _Front(NamedTuple):
@@ -62,10 +76,16 @@ class FuseCodec(DeltaCodec):
 
     bits: ClassVar[int]
     newest_version: ClassVar[int] = 2
+    sections: ClassVar[tuple[type[Section], ...]] = (KappaSection, FuseSection)
 
     def __init__(self, keep: float = 1.0, candidates: bool = True) -> None:
         super().__init__(keep)
         self.candidates = candidates
+
+    @classmethod
+    def from_config(cls, run: Sections, client: Client) -> Self:
+        """With this round's kappa."""
+        return cls(kappa_of(run, client), run[FuseSection].fuse_candidates)
 
     def version(self, n: int) -> int:
         """Version 2 has smaller filters of many keys. They are read as ever, but are other bytes, with other mistakes,

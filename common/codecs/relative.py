@@ -39,12 +39,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from common.codecs.base import Body, Bound, Codec
+from common.codecs.base import Body, Bound, Client, Codec
 from common.codecs.parallel import for_parts
 from common.codecs.relative_kernels import (
     EXP2,
@@ -58,12 +59,13 @@ from common.codecs.relative_kernels import (
     shrink,
 )
 from common.codecs.state import SharedState
+from common.config.section import Section, Sections
 from common.errors import BadGeometry, ConfigError, OversizedPayload, TruncatedPayload
 from common.theta import quantise
 from common.uniforms import stream_key
 from common.wire import HEADER_BYTES
 
-__all__ = ["PRESETS", "Relative"]
+__all__ = ["PRESETS", "Relative", "RelativeSection"]
 
 _MIN_BITS, _MAX_BITS = 6, 14
 _OCTAVE = tuple(round(2 ** (15 + i / 8)) for i in range(8))
@@ -74,6 +76,23 @@ _PART = 1 << 20
 so that packed parts end on whole bytes."""
 _SHORT = 1 << 13
 _MAX_TRIALS = 40
+
+
+class RelativeSection(Section):
+    """Of the codec ``relative``."""
+
+    title: ClassVar[str] = "Codec `relative`"
+    under: ClassVar[str] = "codec"
+
+    relative_preset: Literal["fast", "default", "small"] = Field(
+        "default", description="Effort of the codec `relative`: more candidates are slower, and their payloads smaller."
+    )
+    target_bpp: float = Field(
+        0.0,
+        ge=0,
+        le=32,
+        description="Budget of the codec `relative`, in bits per parameter: the step is shrunk to fit; 0 is no limit.",
+    )
 
 
 class _Plan(NamedTuple):
@@ -125,6 +144,15 @@ class Relative(Codec):
     number: ClassVar[int] = 5
     counts: ClassVar[str] = "blocks"
     samples: ClassVar[bool] = True
+    sections: ClassVar[tuple[type[Section], ...]] = (RelativeSection,)
+
+    @classmethod
+    def from_config(cls, run: Sections, client: Client) -> Self:
+        """With the client's own budget, if it has one; on its GPU, if it computes there."""
+        keys = run[RelativeSection]
+        budget = keys.target_bpp if client.target_bpp is None else client.target_bpp
+        device = client.device if client.device.startswith("cuda") else None
+        return cls(preset=keys.relative_preset, target_bpp=budget, device=device)
 
     def __init__(
         self, keep: float = 1.0, preset: str = "default", target_bpp: float = 0.0, device: str | None = None

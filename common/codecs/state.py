@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.theta import quantise, theta_digest
+from common.theta import Version, quantise, theta_digest
 from common.uniforms import stream_key, uniforms
-from common.wire import METHODS
+from common.wire import MASKS
 
 __all__ = ["SharedState"]
 
@@ -44,7 +44,7 @@ class SharedState:
     round: int
     slot: int
     segments: tuple[int, ...] | None = None
-    method: ClassVar[int] = METHODS["deltamask"]
+    method: ClassVar[int] = MASKS
     """The method's number in payload headers."""
 
     def __post_init__(self) -> None:
@@ -56,6 +56,13 @@ class SharedState:
         if sum(segments) != self.d or min(segments, default=0) < 0:
             raise ValueError(f"segments add up to {sum(segments)}, theta has {self.d} entries")
         object.__setattr__(self, "segments", segments)
+
+    @classmethod
+    def of(cls, version: Version, seed: int, round: int, slot: int, segments: tuple[int, ...] | None = None) -> Self:
+        """The state of one client of a round of this version, whose digest need not be computed again."""
+        shared = cls(version.theta, seed, round, slot, segments)
+        shared.__dict__["digest"] = version.digest
+        return shared
 
     @property
     def d(self) -> int:

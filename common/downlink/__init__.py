@@ -7,7 +7,7 @@ no.  form           what
 2    ``quantised``  the 16-bit grid values, entropy-coded by layer, for who holds nothing: theta is a mean of few masks,
                     so few values occur
 3    ``exact``      lossless against the version before, for who holds that one
-4    ``relay``      the round's accepted payloads, which every client folds itself from the version before: lossless,
+5    ``relay``      the round's accepted payloads, which every client folds itself from the version before: lossless,
                     and shortest after ``relative`` uplinks. Clients see each other's masks; opt-in
 ==== =============  ===================================================================================================
 
@@ -24,12 +24,13 @@ it, is sent its digest alone.
 
 from common.downlink.chain import MAX_STEPS, apply_chain, join_chain, max_chain_bytes
 from common.downlink.exact import pack_exact
-from common.downlink.relay import pack_relay
+from common.downlink.relay import Relayed, pack_relay
 from common.downlink.version import Step, pack_same, read_step
 from common.downlink.whole import pack_float32, pack_quantised
 
 __all__ = [
     "MAX_STEPS",
+    "Relayed",
     "Step",
     "apply_chain",
     "join_chain",

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from common.downlink.exact import unpack_exact
 from common.downlink.relay import unpack_relay
 from common.downlink.version import EXACT, FLOAT32, QUANTISED, Step, read_step
 from common.downlink.whole import unpack_float32, unpack_quantised
 from common.errors import BadGeometry, OversizedPayload, TruncatedPayload, WrongModel
-from common.theta import theta_digest
+from common.theta import Version
 
 __all__ = ["MAX_STEPS", "apply_chain", "join_chain", "max_chain_bytes"]
 
@@ -30,9 +27,7 @@ def max_chain_bytes(d: int) -> int:
     return (1 << 16) + 8 * d
 
 
-def apply_chain(
-    chain: bytes, held: NDArray[np.uint16] | None, d: int, seed: int, segments: Sequence[int]
-) -> NDArray[np.uint16]:
+def apply_chain(chain: bytes, held: Version | None, d: int, seed: int, segments: Sequence[int]) -> Version:
     """The last theta of a chain, from the version that the client holds.
 
     Parameters
@@ -40,7 +35,7 @@ def apply_chain(
     chain
         What `join_chain` wrote.
     held
-        The client's theta, or None.
+        The client's version, or None.
     d, seed, segments
         Masked weights, run seed, layer sizes.
 
@@ -63,36 +58,35 @@ def apply_chain(
         at += 4 + size
     if not steps:
         raise TruncatedPayload("no version of theta")
-    have = None if held is None else theta_digest(held)
-    if have == steps[-1].digest and held is not None:
+    have = None if held is None else held.digest
+    if held is not None and have == steps[-1].digest:
         return held
     starts = [i for i, step in enumerate(steps) if step.base in (None, have)]
     if not starts:
         raise WrongModel(
             f"this client holds theta {have.hex() if have else 'of no version'}, which the chain does not start from"
         )
-    theta = held
+    version = held
     for step in steps[starts[-1] :]:
-        theta = _unpack(step, theta, d, seed, segments)
-    assert theta is not None
-    return theta
+        version = _unpack(step, version, d, seed, segments)
+    assert version is not None
+    return version
 
 
-def _unpack(
-    step: Step, base: NDArray[np.uint16] | None, d: int, seed: int, segments: Sequence[int]
-) -> NDArray[np.uint16]:
+def _unpack(step: Step, before: Version | None, d: int, seed: int, segments: Sequence[int]) -> Version:
     if step.form == FLOAT32:
         theta = unpack_float32(step.body, d)
     elif step.form == QUANTISED:
         theta = unpack_quantised(step.body, d, segments)
-    elif base is None or theta_digest(base) != step.base:
+    elif before is None or before.digest != step.base:
         raise WrongModel("this version needs another than the one before it")
     elif step.form == EXACT:
-        theta = unpack_exact(step.body, base, seed)
+        theta = unpack_exact(step.body, before.theta, seed)
     else:
-        theta = unpack_relay(step.body, base, seed, segments)
+        theta = unpack_relay(step.body, before, seed, segments)
     if not theta.all():
         raise BadGeometry("a probability of 0")
-    if theta_digest(theta) != step.digest:
+    version = Version(theta)
+    if version.digest != step.digest:
         raise WrongModel("the theta received has another digest than it says")
-    return theta
+    return version

@@ -13,6 +13,7 @@ from common.downlink.palette import pack_palette, palette_of, read_palette
 from common.downlink.version import EXACT, pack_step
 from common.entropy import decode_symbols, encode_symbols
 from common.errors import BadGeometry, TruncatedPayload, WrongFormat
+from common.theta import Version
 
 __all__ = ["MAX_CLIENTS", "pack_exact", "unpack_exact"]
 
@@ -23,15 +24,13 @@ _NEAR = (64, 1024, 4096)
 """Distances on the 16-bit grid between a client's uniform and theta, within which a small step flips its bit."""
 
 
-def pack_exact(
-    theta: NDArray[np.uint16], base: NDArray[np.uint16], seed: int, server_round: int, slots: Sequence[int]
-) -> bytes | None:
+def pack_exact(version: Version, before: Version, seed: int, server_round: int, slots: Sequence[int]) -> bytes | None:
     """Theta after a round, for who holds the theta before it.
 
     Parameters
     ----------
-    theta, base
-        uint16 ``(d,)``, after and before.
+    version, before
+        Theta after and before.
     seed, server_round, slots
         Run seed, the round, and the slots of the clients whose masks were folded: they name the streams of uniforms.
 
@@ -39,7 +38,8 @@ def pack_exact(
     -------
     None if theta has too many values for a code of this kind.
     """
-    palette, symbols = palette_of(theta)
+    base = before.theta
+    palette, symbols = palette_of(version.theta)
     old_palette, old = palette_of(base)
     if palette is None or old_palette is None or len(slots) > MAX_CLIENTS:
         return None
@@ -50,7 +50,7 @@ def pack_exact(
         contexts, classes = _contexts(kind, base, old, len(old_palette), seed, server_round, sorted(slots))
         if classes * len(palette) <= 1 << 20:
             bodies.append(bytes([kind]) + encode_symbols(symbols, contexts, len(palette), classes))
-    return pack_step(EXACT, theta, base, front + min(bodies, key=len)) if bodies else None
+    return pack_step(EXACT, version, before, front + min(bodies, key=len)) if bodies else None
 
 
 def unpack_exact(body: bytes, base: NDArray[np.uint16], seed: int) -> NDArray[np.uint16]:

@@ -1,8 +1,8 @@
 """``relay``: the payloads that the server accepted, forwarded, and folded by every client with the server's own code.
 
 After ``relative`` uplinks nothing describes the new theta in fewer bits: it carries the clients' sampling noise, about
-a bit a position, and the payloads are the seeds of that noise. The posterior that the masks are folded into is rebuilt
-from theta itself, which is its mode, so a client keeps theta and nothing else.
+a bit a position, and the payloads are the seeds of that noise. What the aggregation rule knew before the round is made
+from theta itself (`common.aggregation.Rule.read_start`), so a client keeps theta and nothing else.
 
 Payloads carry slots, not client ids. That is a label, not protection: who knows the run's seed and its clients can work
 the slots out, and a payload shows a sample of a client's probabilities to every other client of the run.
@@ -11,11 +11,12 @@ the slots out, and a payload shows a sample of a client's probabilities to every
 offset bytes        what
 ====== ============ ====================================================================================================
 0      4            round
-4      2            masks that the posterior had counted before this round; 0 if it starts again from its prior
-6      8            prior lambda_0, float64
-14     8            theta-clip, float64
-22     2            number of payloads, at most 1024
-24     ...          each payload behind its client's slot (uint32, ascending) and its length (uint32)
+4      1            number of the aggregation rule
+5      2            s, bytes of the rule's start
+7      2            number of payloads, at most 1024
+9      s            the rule's start
+9 + s  ...          each payload behind its client's slot (uint32, ascending), its length (uint32) and, under a rule
+                    that weighs, its client's examples (uint32)
 ====== ============ ====================================================================================================
 """
 
@@ -23,83 +24,92 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.codecs import SharedState, codec_of
+from common.aggregation import Rule, fold_payload, rule_of
+from common.codecs import SharedState
 from common.downlink.exact import MAX_CLIENTS
 from common.downlink.version import RELAY, pack_step
 from common.errors import BadGeometry, TruncatedPayload, WrongFormat
-from common.posterior import BetaPosterior, empty_posterior, fold, mode, posterior_of
+from common.theta import Version
 
-__all__ = ["pack_relay", "unpack_relay"]
+__all__ = ["Relayed", "pack_relay", "unpack_relay"]
 
-_FRONT = struct.Struct("<IHddH")
+_FRONT = struct.Struct("<IBHH")
 _ENTRY = struct.Struct("<II")
+_WEIGHT = struct.Struct("<I")
+
+
+class Relayed(NamedTuple):
+    """One accepted payload, as the server hands it on."""
+
+    payload: bytes
+    examples: int
 
 
 def pack_relay(
-    theta: NDArray[np.uint16],
-    base: NDArray[np.uint16],
-    start: BetaPosterior,
-    clip: float,
+    version: Version,
+    before: Version,
+    rule: Rule[Any],
+    start: bytes | None,
     server_round: int,
-    payloads: Mapping[int, bytes],
+    relayed: Mapping[int, Relayed],
 ) -> bytes | None:
     """Theta after a round as the payloads that made it, for who holds the theta before.
 
     Parameters
     ----------
-    theta, base
-        uint16 ``(d,)``, after and before.
-    start
-        The posterior that the round's masks were folded into; unless it is empty, base is its mode.
-    clip
-        As in `common.posterior.mode`.
+    version, before
+        Theta after and before.
+    rule, start
+        What the payloads were folded with, and what `Rule.pack_start` made of its state before the round.
     server_round
         The round.
-    payloads
+    relayed
         Slot to accepted payload.
 
     Returns
     -------
-    None where a client could not follow: more than 1024 payloads, or a posterior that theta does not tell.
+    None where a client could not follow: more than 1024 payloads, or a start that theta does not tell.
     """
-    if len(payloads) > MAX_CLIENTS or (start.masks and posterior_of(base, start.masks, start.prior, clip) is None):
+    if len(relayed) > MAX_CLIENTS or start is None:
         return None
-    body = _FRONT.pack(server_round, start.masks, start.prior, clip, len(payloads))
-    for slot in sorted(payloads):
-        body += _ENTRY.pack(slot, len(payloads[slot])) + payloads[slot]
-    return pack_step(RELAY, theta, base, body)
+    body = [_FRONT.pack(server_round, rule.number, len(start), len(relayed)), start]
+    for slot in sorted(relayed):
+        payload, examples = relayed[slot]
+        body += [_ENTRY.pack(slot, len(payload)), _WEIGHT.pack(examples) if rule.weighs else b"", payload]
+    return pack_step(RELAY, version, before, b"".join(body))
 
 
-def unpack_relay(body: bytes, base: NDArray[np.uint16], seed: int, segments: Sequence[int]) -> NDArray[np.uint16]:
+def unpack_relay(body: bytes, before: Version, seed: int, segments: Sequence[int]) -> NDArray[np.uint16]:
     """Decode and fold what `pack_relay` wrote, from the theta before; raises PayloadError."""
     if len(body) < _FRONT.size:
         raise TruncatedPayload("the front of the relayed payloads is cut off")
-    server_round, masks, prior, clip, count = _FRONT.unpack_from(body)
-    if not (1 <= prior < 2**32 and 0 < clip < 0.5 and count <= MAX_CLIENTS and masks + count < 2**16):
-        raise BadGeometry(f"{count} payloads after {masks} masks, prior {prior}, clip {clip}")
-    posterior = posterior_of(base, masks, prior, clip) if masks else empty_posterior(len(base), prior)
-    if posterior is None:
-        raise BadGeometry(f"the theta held is not the mode of a posterior of {masks} masks")
-    at, last = _FRONT.size, -1
+    server_round, number, size, count = _FRONT.unpack_from(body)
+    if count > MAX_CLIENTS:
+        raise BadGeometry(f"{count} payloads; at most {MAX_CLIENTS}")
+    at = _FRONT.size + size
+    if len(body) < at:
+        raise TruncatedPayload("the start of the aggregation is cut off")
+    rule, state = rule_of(number).read_start(body[_FRONT.size : at], before.theta, count)
+    entry = _ENTRY.size + (_WEIGHT.size if rule.weighs else 0)
+    last = -1
     for _ in range(count):
-        if len(body) < at + _ENTRY.size:
+        if len(body) < at + entry:
             raise TruncatedPayload("a relayed payload is cut off")
-        slot, size = _ENTRY.unpack_from(body, at)
-        at += _ENTRY.size
-        if len(body) < at + size:
+        slot, length = _ENTRY.unpack_from(body, at)
+        weight = _WEIGHT.unpack_from(body, at + _ENTRY.size)[0] if rule.weighs else 1
+        at += entry
+        if len(body) < at + length:
             raise TruncatedPayload("a relayed payload is cut off")
         if slot <= last:
             raise WrongFormat(f"slot {slot} after slot {last}")
-        payload = body[at : at + size]
-        shared = SharedState(base, seed, server_round, slot, tuple(segments))
-        posterior = fold(posterior, codec_of(payload).decode(payload, shared))
-        at, last = at + size, slot
+        shared = SharedState.of(before, seed, server_round, slot, tuple(segments))
+        state = fold_payload(rule, state, body[at : at + length], shared, weight)
+        at, last = at + length, slot
     if at != len(body):
         raise WrongFormat(f"{len(body) - at} bytes after the last payload")
-    if posterior.masks == 0 and prior == 1:
-        raise BadGeometry("no payload and a flat prior: there is no theta")
-    return mode(posterior, clip)
+    return rule.finish(state)[0]

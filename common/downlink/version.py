@@ -6,23 +6,20 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from common.errors import ChecksumMismatch, TruncatedPayload, WrongFormat, WrongModel
-from common.theta import theta_digest
+from common.theta import Version
 from common.wire import Field
 
 __all__ = ["EXACT", "FIELDS", "FLOAT32", "QUANTISED", "RELAY", "Step", "pack_same", "pack_step", "read_step"]
 
-FLOAT32, QUANTISED, EXACT, RELAY = 1, 2, 3, 4
-"""Numbers of the forms; never reused."""
+FLOAT32, QUANTISED, EXACT, RELAY = 1, 2, 3, 5
+"""Numbers of the forms; never reused. 4 was a relay that knew the Beta posterior only."""
 
 _MAGIC, _VERSION = b"DT", 1
 FIELDS = (
     Field("magic", "2s", "MUST be `DT`"),
     Field("version", "B", "MUST be 1"),
-    Field("form", "B", "MUST be 1 `float32`, 2 `quantised`, 3 `exact` or 4 `relay`"),
+    Field("form", "B", "MUST be 1 `float32`, 2 `quantised`, 3 `exact` or 5 `relay`"),
     Field("d", "I", "MUST be the model's number of masked weights"),
     Field("digest", "8s", "of this theta; MUST be what decoding gives"),
     Field("base", "8s", "digest of the theta it needs; zeros if none"),
@@ -42,16 +39,16 @@ class Step:
     body: bytes
 
 
-def pack_step(form: int, theta: NDArray[np.uint16], base: NDArray[np.uint16] | None, body: bytes) -> bytes:
+def pack_step(form: int, version: Version, base: Version | None, body: bytes) -> bytes:
     """Put header and checksum around a body."""
-    before = _NO_BASE if base is None else theta_digest(base)
-    data = _HEADER.pack(_MAGIC, _VERSION, form, len(theta), theta_digest(theta), before) + body
+    before = _NO_BASE if base is None else base.digest
+    data = _HEADER.pack(_MAGIC, _VERSION, form, len(version.theta), version.digest, before) + body
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
-def pack_same(theta: NDArray[np.uint16]) -> bytes:
+def pack_same(version: Version) -> bytes:
     """For a client that holds this very version: a step without a body, of which only the digest is looked at."""
-    return pack_step(EXACT, theta, theta, b"")
+    return pack_step(EXACT, version, version, b"")
 
 
 def read_step(data: bytes, d: int) -> Step:

@@ -12,14 +12,14 @@ from common.downlink.palette import pack_palette, palette_of, read_palette
 from common.downlink.version import FLOAT32, QUANTISED, pack_step
 from common.entropy import decode_symbols, encode_symbols
 from common.errors import BadGeometry, TruncatedPayload
-from common.theta import probabilities, quantise
+from common.theta import Version, probabilities, quantise
 
 __all__ = ["pack_float32", "pack_quantised", "unpack_float32", "unpack_quantised"]
 
 
-def pack_float32(theta: NDArray[np.uint16]) -> bytes:
+def pack_float32(version: Version) -> bytes:
     """Theta as float32 probabilities; exact, since the grid is."""
-    return pack_step(FLOAT32, theta, None, probabilities(theta).astype("<f4").tobytes())
+    return pack_step(FLOAT32, version, None, probabilities(version.theta).astype("<f4").tobytes())
 
 
 def unpack_float32(body: bytes, d: int) -> NDArray[np.uint16]:
@@ -32,13 +32,13 @@ def unpack_float32(body: bytes, d: int) -> NDArray[np.uint16]:
     return quantise(values)
 
 
-def pack_quantised(theta: NDArray[np.uint16], segments: Sequence[int]) -> bytes:
+def pack_quantised(version: Version, segments: Sequence[int]) -> bytes:
     """Theta as grid values, each layer with frequencies of its own."""
-    values, symbols = palette_of(theta)
+    values, symbols = palette_of(version.theta)
     if values is None:
-        return pack_step(QUANTISED, theta, None, b"\0\0" + zlib.compress(theta.astype("<u2").tobytes()))
+        return pack_step(QUANTISED, version, None, b"\0\0" + zlib.compress(version.theta.astype("<u2").tobytes()))
     body = encode_symbols(symbols, _layers(segments), len(values), len(segments))
-    return pack_step(QUANTISED, theta, None, pack_palette(values) + body)
+    return pack_step(QUANTISED, version, None, pack_palette(values) + body)
 
 
 def unpack_quantised(body: bytes, d: int, segments: Sequence[int]) -> NDArray[np.uint16]:

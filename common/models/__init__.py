@@ -2,7 +2,7 @@
 
 from common.models.activations import Activations
 from common.models.backbone import Backbone, load_backbone
-from common.models.heads import Head, HeadKind, get_head
+from common.models.heads import HEADS, FittedHead, Head, HeadKind
 from common.models.input_spec import InputSpec
 from common.models.masking import MaskedWeight, Masks, SampledMask, SignMask
 from common.models.preprocess import preprocess
@@ -11,8 +11,10 @@ from common.models.tail_weights import TailWeights
 from common.models.views import Views
 
 __all__ = [
+    "HEADS",
     "Activations",
     "Backbone",
+    "FittedHead",
     "Head",
     "HeadKind",
     "InputSpec",
@@ -22,7 +24,6 @@ __all__ = [
     "SignMask",
     "TailWeights",
     "Views",
-    "get_head",
     "load_backbone",
     "preprocess",
     "score",

@@ -24,7 +24,7 @@ from common.models.presets import Source, parse_name
 from common.models.timm_models import build_timm
 from common.models.weights import random_seed
 
-__all__ = ["Backbone", "Parts", "build_parts", "frozen_digest", "load_backbone"]
+__all__ = ["Backbone", "Parts", "build_parts", "frozen_digest", "load_backbone", "mask_parts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,12 @@ def load_backbone(name: str, weights: str, image_size: int, masked_blocks: int, 
     ModelError
         If there is no such backbone, its weights cannot be had, it has fewer blocks, or cannot be split.
     """
-    model, spec, split, tensors = build_parts(name, weights, image_size, masked_blocks, device)
+    return mask_parts(name, build_parts(name, weights, image_size, masked_blocks, device))
+
+
+def mask_parts(name: str, parts: Parts) -> Backbone:
+    """Mask what `build_parts` has built under this name."""
+    model, spec, split, tensors = parts
     digest = frozen_digest(model, spec, len(split.blocks))
     masks = Masks(split.tail, [(tensor.module, tensor.attribute) for tensor in tensors])
     return Backbone(name, spec, split.prefix, split.tail, masks, split.features, digest)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from common.config.section import Section, Sections
 from common.errors import BadMetric
 
-__all__ = ["LARGEST", "Head", "HeadKind", "softmax_head"]
+__all__ = ["LARGEST", "FittedHead", "Head", "HeadKind", "softmax_head"]
 
 LARGEST = 1e6
 """No value of a head or of a feature is larger: with float32's own limits one client could make everybody's logits
@@ -62,14 +63,41 @@ class Head:
 
 
 class HeadKind(ABC):
-    """One way to fit the head on features that stay where they are.
+    """One way to come by the head."""
+
+    name: ClassVar[str]
+    """Its value of the run key ``head``."""
+    title: ClassVar[str]
+    """What people call such a head."""
+    sections: ClassVar[tuple[type[Section], ...]] = ()
+    """Sections of the run config that it reads."""
+    fitted: ClassVar[bool]
+    """Whether it is fitted to the features of frozen weights (`FittedHead`), or a layer like the others, whose weight a
+    method may train and prune.
+    """
+
+    @classmethod
+    def from_config(cls, run: Sections) -> Self:
+        """As a run config has it."""
+        return cls()
+
+    @abstractmethod
+    def start(self, classes: int, features: int, seed: int) -> Head:
+        """The head before anybody has fitted or trained it."""
+
+
+class FittedHead(HeadKind):
+    """A head on features that stay where they are.
 
     A client calls `statistics` once. The server calls `check` on every reply as it comes, and `combine` on those that
     passed, in the order of client ids: a sum of floats depends on its order, and arrival is chance.
     """
 
-    name: ClassVar[str]
-    """Its value of the run key ``head``."""
+    fitted: ClassVar[bool] = True
+
+    def start(self, classes: int, features: int, seed: int) -> Head:
+        """Zeros."""
+        return Head(np.zeros((classes, features), np.float32), np.zeros(classes, np.float32))
 
     @abstractmethod
     def max_bytes(self, classes: int, features: int) -> int:

@@ -8,26 +8,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 
-from common.models.heads.base import Head, HeadKind
+from common.config.section import Section, Sections
+from common.models.heads.base import FittedHead, Head
 
-__all__ = ["LinearProbe", "average_heads", "fit_linear_probe"]
+__all__ = ["LinearProbe", "LinearProbeSection", "average_heads", "fit_linear_probe"]
+
+
+class LinearProbeSection(Section):
+    """Of the head ``linear-probe``."""
+
+    title: ClassVar[str] = "Head `linear-probe`"
+    under: ClassVar[str] = "head"
+
+    head_epochs: int = Field(300, ge=1, description="`linear-probe`: epochs in the head round.")
+    head_learning_rate: float = Field(0.03, gt=0, description="`linear-probe`: Adam's step in the head round.")
 
 
 @dataclass(frozen=True)
-class LinearProbe(HeadKind):
+class LinearProbe(FittedHead):
     """Local linear probes, averaged by examples."""
 
     name: ClassVar[str] = "linear-probe"
-    epochs: int
+    title: ClassVar[str] = "linear probe"
+    sections: ClassVar[tuple[type[Section], ...]] = (LinearProbeSection,)
+    epochs: int = 300
     """Steps over all local data."""
-    learning_rate: float
+    learning_rate: float = 0.03
     """Adam's step."""
+
+    @classmethod
+    def from_config(cls, run: Sections) -> Self:
+        """By head-epochs and head-learning-rate."""
+        keys = run[LinearProbeSection]
+        return cls(keys.head_epochs, keys.head_learning_rate)
 
     def max_bytes(self, classes: int, features: int) -> int:
         """The bytes of a head."""

@@ -25,6 +25,7 @@ class ClassMean(MomentHead):
     """Nearest class mean from summed moments."""
 
     name: ClassVar[str] = "mean"
+    title: ClassVar[str] = "class-mean head"
     matrix: ClassVar[bool] = False
 
     def head_of(self, moments: Moments) -> Head:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from common.models.heads.base import Head, HeadKind
+from common.models.heads.base import FittedHead, Head
 from common.models.heads.moments import (
     Moments,
     max_moment_bytes,
@@ -21,7 +21,7 @@ from common.models.heads.moments import (
 __all__ = ["MomentHead"]
 
 
-class MomentHead(HeadKind):
+class MomentHead(FittedHead):
     """A head in closed form: the same for every split of the data, since the moments of all features are."""
 
     matrix: ClassVar[bool]

@@ -29,6 +29,7 @@ class Ridge(MomentHead):
     """Exact ridge regression from summed moments."""
 
     name: ClassVar[str] = "ridge"
+    title: ClassVar[str] = "ridge head"
     matrix: ClassVar[bool] = True
 
     def head_of(self, moments: Moments) -> Head:

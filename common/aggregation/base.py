@@ -1,0 +1,127 @@
+"""Aggregation as a seam: how the masks of a round become the next theta. A rule is a value with pure functions.
+
+    state = rule.start(theta, previous, server_round)
+    state = rule.fold(state, observed, weight)          for each accepted payload, in any order
+    theta, state = rule.finish(state)
+
+The server folds with them, and so does every client that is relayed the payloads: `Rule.pack_start` and
+`Rule.read_start` say in a few bytes what of the state a client that holds theta alone cannot know.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.codecs import SharedState, codec_of
+from common.config.section import Section, Sections
+from common.saved import Saved
+
+__all__ = ["Rule", "fold_payload"]
+
+S = TypeVar("S")
+
+
+class Rule(ABC, Generic[S]):
+    """One way to aggregate. ``S`` is its state: a value that `fold` replaces and never changes.
+
+    Folding in any order gives the same state, bit for bit: sums are integers.
+    """
+
+    name: ClassVar[str]
+    """Its value of the run key ``aggregation``."""
+    number: ClassVar[int]
+    """In relayed payloads; never reused."""
+    observes: ClassVar[Literal["mask", "flips"]]
+    """What it folds: a client's mask m_k, bool ``(d,)``, or where it differs from m_g, int8 ``(d,)`` of m_k - m_g."""
+    weighs: ClassVar[bool]
+    """Whether a client counts by its number of examples, or once."""
+    section: ClassVar[type[Section]]
+    """Its keys."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, run: Sections) -> Self:
+        """The rule as a run config has it."""
+
+    @abstractmethod
+    def start(self, theta: NDArray[np.uint16], previous: S | None, server_round: int) -> S:
+        """The state before the first reply of a round.
+
+        Parameters
+        ----------
+        theta
+            Global probabilities on the 16-bit grid, ``(d,)``.
+        previous
+            What `finish` left of the round before; None in the first round.
+        server_round
+            From 1 on.
+        """
+
+    @abstractmethod
+    def fold(self, state: S, observed: NDArray[Any], weight: int = 1) -> S:
+        """The state after one more client.
+
+        Parameters
+        ----------
+        state
+            So far.
+        observed
+            As `observes` says, ``(d,)``.
+        weight
+            The client's examples, at least 1; ignored by rules that do not weigh.
+        """
+
+    @abstractmethod
+    def finish(self, state: S) -> tuple[NDArray[np.uint16], S]:
+        """The next theta, uint16 ``(d,)``, and what the next round starts from."""
+
+    @abstractmethod
+    def state(self, state: S) -> Saved:
+        """A state to be kept."""
+
+    @abstractmethod
+    def load_state(self, saved: Saved) -> S:
+        """The inverse of `state`."""
+
+    @abstractmethod
+    def pack_start(self, state: S, theta: NDArray[np.uint16]) -> bytes | None:
+        """Parameters of the rule, and what it takes to make a round's first state from theta; None if theta and a few
+        bytes do not tell.
+        """
+
+    @classmethod
+    @abstractmethod
+    def read_start(cls, data: bytes, theta: NDArray[np.uint16], clients: int) -> tuple[Self, S]:
+        """The inverse of `pack_start`, for a round of so many clients.
+
+        Raises
+        ------
+        PayloadError
+            If the bytes are not of this rule, or do not go with theta.
+        """
+
+
+def fold_payload(rule: Rule[S], state: S, payload: bytes, shared: SharedState, weight: int = 1) -> S:
+    """Decode one client's payload and fold it: the server's way and a client's.
+
+    Parameters
+    ----------
+    rule, state
+        How, and so far.
+    payload, shared
+        The bytes received, and what both sides know of their sender.
+    weight
+        The sender's examples.
+
+    Raises
+    ------
+    PayloadError
+        If there is anything wrong with the payload.
+    """
+    mask = codec_of(payload).decode(payload, shared)
+    observed = mask if rule.observes == "mask" else mask.astype(np.int8) - shared.mask().astype(np.int8)
+    return rule.fold(state, observed, weight if rule.weighs else 1)

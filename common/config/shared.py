@@ -1,0 +1,106 @@
+"""Keys that every run has: rounds, clients, local training, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from common.config.section import Section
+
+__all__ = ["EvaluationSection", "MirrorSection", "MomentumSection", "RoundsSection", "TrainingSection"]
+
+
+class RoundsSection(Section):
+    """How long a run is, and with whom."""
+
+    title: ClassVar[str] = "Run"
+
+    seed: int = Field(
+        1, ge=0, lt=2**63, description="Seed of everything random in the run. The same seed gives the same bytes."
+    )
+    threads: int = Field(
+        1,
+        ge=0,
+        le=1024,
+        description="CPU threads of torch in each process; 0 leaves torch's own choice. Other numbers of threads may "
+        "round differently.",
+    )
+    num_server_rounds: int = Field(10, ge=1, le=100_000, description="Rounds of training, after the head round.")
+    participation: float = Field(1.0, gt=0, le=1, description="Share of the clients that train in a round.")
+    min_clients: int = Field(
+        2,
+        ge=1,
+        description="Clients that must be connected before the run starts, and quorum of usable replies in each round.",
+    )
+    node_wait_seconds: float = Field(120.0, gt=0, description="How long to wait for min-clients to connect.")
+    round_timeout_seconds: float = Field(
+        3600.0, gt=0, description="How long to wait for the replies of one round; later replies are counted as missing."
+    )
+    output_dir: str = Field(
+        "runs",
+        min_length=1,
+        description="Where the server writes its run folders; relative to the folder the SuperLink was started in.",
+    )
+
+
+class TrainingSection(Section):
+    """How clients train, whatever they train."""
+
+    title: ClassVar[str] = "Local training"
+
+    local_epochs: int = Field(3, ge=1, description="Passes over the local data in a round.")
+    batch_size: int = Field(32, ge=1, description="Images in a training step; a SuperNode may have its own.")
+    optimiser: Literal["adam", "sgd"] = Field("adam", description="How clients train; `adam` is the paper.")
+    augment: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Augmented views of each training image beside itself, drawn once: their activations are cached.",
+    )
+
+    @classmethod
+    def offers(cls) -> Iterable[type[Section]]:
+        """Of optimisers and views."""
+        return MomentumSection, MirrorSection
+
+    def brings(self) -> Iterable[type[Section]]:
+        """Momentum is that of ``sgd``; views that there are not cannot be mirrored."""
+        return [MomentumSection] * (self.optimiser == "sgd") + [MirrorSection] * (self.augment > 0)
+
+
+class MomentumSection(Section):
+    """Of the optimiser ``sgd``."""
+
+    title: ClassVar[str] = "Optimiser `sgd`"
+    under: ClassVar[str] = "optimiser"
+
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`.")
+
+
+class MirrorSection(Section):
+    """Of augmented views."""
+
+    title: ClassVar[str] = "Augmented views"
+    under: ClassVar[str] = "augment"
+
+    augment_mirror: bool = Field(
+        True, description="Views may be mirrored; false for digits, letters, and all that reads one way."
+    )
+
+
+class EvaluationSection(Section):
+    """When, and on what, the model is tested."""
+
+    title: ClassVar[str] = "Evaluation"
+
+    eval_every: int = Field(
+        1, ge=1, description="Rounds from one evaluation to the next; the last is always evaluated."
+    )
+    eval_batch_size: int = Field(250, ge=1, description="Images in a batch without gradients.")
+    personal_test: bool = Field(
+        False,
+        description="Clients test the model they have just trained on the test images of the run's dataset that are of "
+        "their own classes, in every evaluated round, as LotteryFL does.",
+    )

@@ -1,0 +1,74 @@
+"""Keys of the data, and of how it is divided among clients that bring none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from common.config.section import Section
+from common.data.catalogue import SOURCES
+
+__all__ = ["DataSection", "DirichletSection", "PathologicalSection"]
+
+
+class DataSection(Section):
+    """Which images, and who has which."""
+
+    title: ClassVar[str] = "Data"
+
+    dataset: str = Field(
+        "digits",
+        min_length=1,
+        description=f"{SOURCES}. The server tests on its test images; clients without `data` share its training "
+        "images.",
+    )
+    train_limit: int = Field(
+        0, ge=0, description="Use only that many training images, the same number of each class; 0 is all."
+    )
+    test_limit: int = Field(
+        0, ge=0, description="Use only that many test images, the same number of each class; 0 is all."
+    )
+    partitioner: Literal["iid", "dirichlet", "pathological"] = Field(
+        "iid", description="How training images are divided among clients."
+    )
+    validation_fraction: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Share of each client's images that it never trains on; its accuracy on them is reported in every "
+        "evaluated round.",
+    )
+
+    @classmethod
+    def offers(cls) -> Iterable[type[Section]]:
+        """Two of the partitioners have a parameter."""
+        return DirichletSection, PathologicalSection
+
+    def brings(self) -> Iterable[type[Section]]:
+        """The partitioner's."""
+        parameters: dict[str, type[Section]] = {
+            "dirichlet": DirichletSection,
+            "pathological": PathologicalSection,
+        }
+        chosen = parameters.get(self.partitioner)
+        return () if chosen is None else (chosen,)
+
+
+class DirichletSection(Section):
+    """Of the partitioner ``dirichlet``."""
+
+    title: ClassVar[str] = "Partitioner `dirichlet`"
+    under: ClassVar[str] = "partitioner"
+
+    dirichlet_alpha: float = Field(1.0, gt=0, description="Concentration of `dirichlet`; small is skewed.")
+
+
+class PathologicalSection(Section):
+    """Of the partitioner ``pathological``."""
+
+    title: ClassVar[str] = "Partitioner `pathological`"
+    under: ClassVar[str] = "partitioner"
+
+    classes_per_client: int = Field(2, ge=1, description="Classes each client holds under `pathological`.")

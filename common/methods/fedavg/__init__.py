@@ -1,0 +1,3 @@
+"""FedAvg: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, arXiv 1602.05629:
+float32 weights as they travel.
+"""

@@ -1,0 +1,84 @@
+"""What a method does on a client: answer the server's two questions, train and evaluate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from flwr.app import RecordDict
+
+from common.config.node import NodeConfig
+from common.config.run import RunConfig
+from common.errors import WrongModel
+from common.messages import unpack_classes
+from common.models import Head
+from common.uniforms import stream_seed
+from deltamask_client.answer import Answer
+from deltamask_client.site import Site, load_site
+
+__all__ = ["ClientMethod", "head_from"]
+
+
+class ClientMethod(ABC):
+    """One client's part of one run.
+
+    Parameters
+    ----------
+    run, node
+        Configs of the run and of this client.
+    run_id
+        Flower's number of the run; what is kept on the disk is kept by it.
+    """
+
+    name: ClassVar[str]
+    """As in `common.methods`."""
+
+    def __init__(self, run: RunConfig, node: NodeConfig, run_id: int) -> None:
+        self.run, self.node, self.run_id = run, node, run_id
+
+    @abstractmethod
+    def holds(self) -> bytes | None:
+        """8 bytes that name what this client has kept of the run; None if it has nothing."""
+
+    @abstractmethod
+    def train(self, message: RecordDict) -> Answer:
+        """Train from the global model, and say what came of it."""
+
+    @abstractmethod
+    def evaluate(self, message: RecordDict) -> Answer:
+        """Tell how good the global model is on the images that this client never trains on."""
+
+    def site(self, message: RecordDict, held: tuple[str, ...], validation: bool = False) -> Site:
+        """Model and images of this client.
+
+        Parameters
+        ----------
+        message
+            With the class list, for clients that hold nothing.
+        held
+            The class list kept, if any.
+        validation
+            Take the images held out instead of those to train on.
+        """
+        return load_site(self.run, self.node, unpack_classes(message) or held, validation)
+
+    def training_seed(self, server_round: int) -> int:
+        """Seed of everything random in local training."""
+        return stream_seed(self.run.rounds.seed, server_round, self.node.partition_id, "train")
+
+
+def head_from(sent: bytes | None, held: Head | None, classes: int, features: int) -> Head:
+    """The global head: as a message brings it, or the one held.
+
+    Raises
+    ------
+    BadMetric
+        If the one sent is damaged.
+    WrongModel
+        If there is neither.
+    """
+    if sent is not None:
+        return Head.from_bytes(sent, classes, features)
+    if held is None:
+        raise WrongModel("the server sent no head, and this client holds none")
+    return held

@@ -1,0 +1,1 @@
+"""DeltaMask on a client."""

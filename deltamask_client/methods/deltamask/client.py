@@ -1,0 +1,103 @@
+"""DeltaMask on a client: theta from the server's message and its disk, and back as an encoded delta."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from flwr.app import RecordDict
+
+from common.codecs import CODECS, Codec
+from common.codecs.base import Client
+from common.codecs.config import CodecSection
+from common.codecs.state import SharedState
+from common.config.node import NodeConfig
+from common.config.run import RunConfig
+from common.downlink import apply_chain, max_chain_bytes
+from common.messages import Part, unpack_model, unpack_round
+from common.methods.deltamask.config import DeltaMaskSection, HeadTrainingSection, frozen_head_rounds
+from common.models import Head, score
+from common.theta import Version, probabilities
+from deltamask_client.answer import Answer
+from deltamask_client.epochs import Fit
+from deltamask_client.methods.base import ClientMethod, head_from
+from deltamask_client.methods.deltamask.store import Held, ThetaStore
+from deltamask_client.methods.deltamask.training import train_masks
+from deltamask_client.personal import personal_test
+from deltamask_client.site import Site, device_of, progress_of, recipe_of
+
+__all__ = ["DeltaMaskClient", "make_codec"]
+
+
+class _Received(NamedTuple):
+    """The global model of a message, kept for the next one, and the site whose classes its head has."""
+
+    site: Site
+    version: Version
+    head: Head
+    holds: bytes | None
+    """Digest of the theta kept; None if the disk did not take it."""
+
+
+class DeltaMaskClient(ClientMethod):
+    """Train scores, and send which bits of a sampled mask changed."""
+
+    name: ClassVar[str] = "deltamask"
+
+    def __init__(self, run: RunConfig, node: NodeConfig, run_id: int) -> None:
+        super().__init__(run, node, run_id)
+        self._store = ThetaStore(node.cache_path, node.partition_id, run_id)
+
+    def holds(self) -> bytes | None:
+        """Digest of the theta on the disk."""
+        held = self._store.load()
+        return None if held is None else held.version.digest
+
+    def train(self, message: RecordDict) -> Answer:
+        """Train scores from the global theta, and encode which bits of a sampled mask changed."""
+        run, keys = self.run, self.run[DeltaMaskSection]
+        server_round, slot = unpack_round(message)
+        site, version, head, holds = self._receive(message)
+        trains_head = server_round > frozen_head_rounds(run)
+        result = train_masks(
+            site.backbone,
+            head,
+            site.activations,
+            site.labels,
+            version.theta,
+            recipe_of(run, self.node, keys.learning_rate),
+            seed=self.training_seed(server_round),
+            head_learning_rate=run[HeadTrainingSection].head_finetune_learning_rate if trains_head else 0.0,
+            progress=progress_of(run, site, server_round),
+        )
+        shared = SharedState.of(version, run.rounds.seed, server_round, slot, site.backbone.masks.segments)
+        payload = make_codec(run, self.node, server_round).encode(result.theta, shared)
+        site.backbone.masks.set_multiplier(torch.from_numpy(result.theta))
+        personal = personal_test(run, self.node, server_round, site, result.head)
+        parts = {"payload": payload} | ({"head": result.head.to_bytes()} if trains_head else {})
+        return Answer(site, result.fit, parts, holds, personal)
+
+    def evaluate(self, message: RecordDict) -> Answer:
+        """Loss and accuracy of the weights times theta on the images held out."""
+        site, version, head, holds = self._receive(message, validation=True)
+        site.backbone.masks.set_multiplier(torch.from_numpy(probabilities(version.theta)))
+        batch_size = self.run.evaluation.eval_batch_size
+        found = score(site.backbone.tail, head, site.activations, site.labels, batch_size)
+        return Answer(site, Fit(*found), holds=holds)
+
+    def _receive(self, message: RecordDict, validation: bool = False) -> _Received:
+        held = self._store.load()
+        site = self.site(message, held.classes if held else (), validation)
+        masks, shape = site.backbone.masks, (len(site.classes), site.backbone.features)
+        limits = {"theta": Part(max_chain_bytes(masks.d)), "head": Part(Head.size(*shape), required=False)}
+        parts = unpack_model(message, limits)
+        version = apply_chain(parts["theta"], held and held.version, masks.d, self.run.rounds.seed, masks.segments)
+        head = head_from(parts.get("head"), held and held.head, *shape)
+        kept = self._store.save(Held(version, head, site.classes))
+        return _Received(site, version, head, version.digest if kept else None)
+
+
+def make_codec(run: RunConfig, node: NodeConfig, server_round: int) -> Codec:
+    """The codec of one client in a round: its own, or the run's."""
+    kind = CODECS[node.codec or run[CodecSection].codec]
+    return kind.from_config(run, Client(server_round, node.target_bpp, device_of(node)))

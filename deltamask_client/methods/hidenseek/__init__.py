@@ -1,0 +1,1 @@
+"""HideNseek on a client."""

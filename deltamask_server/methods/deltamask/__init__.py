@@ -1,0 +1,1 @@
+"""DeltaMask on the server."""

@@ -1,0 +1,196 @@
+"""DeltaMask as a Flower Strategy: send theta, decode the clients' deltas one by one, fold the masks into a Beta
+posterior.
+
+Tsouvalas, Asano, Saeed: Federated Fine-Tuning of Foundation Models via Probabilistic Masking, arXiv 2311.17299,
+algorithm 1. How masks become theta is a rule of `common.aggregation`; the paper's is the Beta posterior.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common.aggregation import RULES, Rule, fold_payload
+from common.aggregation.beta import BetaRule
+from common.aggregation.config import AggregationSection
+from common.codecs import SharedState
+from common.downlink import Relayed, pack_exact, pack_relay
+from common.downlink.config import DownlinkSection
+from common.messages import Part, Parts, Update
+from common.methods.deltamask.config import DeltaMaskSection, frozen_head_rounds
+from common.models import Head
+from common.models.heads.linear_probe import average_heads
+from common.saved import Saved
+from common.theta import ONE, Version, probabilities, quantise
+from common.uniforms import SERVER_CLIENT
+from common.wire import max_payload_bytes
+from deltamask_server.downlink import Downlink
+from deltamask_server.enrolment import Enrolment
+from deltamask_server.evaluation import Evaluator
+from deltamask_server.rounds import RoundStrategy
+from deltamask_server.setting import Setting
+
+__all__ = ["DeltaMask"]
+
+
+class DeltaMask(RoundStrategy):
+    """Bayesian aggregation of probabilistic masks.
+
+    Parameters
+    ----------
+    enrolment
+        Knows which clients are connected.
+    segments
+        Sizes of the masked tensors; d is their sum.
+    rule
+        How masks become the next theta; the Beta posterior by default.
+    downlink
+        How theta travels: ``float32``, ``quantised``, ``exact`` or ``relay``.
+    initial_theta
+        Probability of every mask bit at the start, in (0, 1).
+    frozen_head_rounds
+        Rounds that leave the head as it is; in later ones clients train it too.
+    options
+        What `RoundStrategy` takes.
+    """
+
+    name: ClassVar[str] = "deltamask"
+
+    def __init__(
+        self,
+        enrolment: Enrolment,
+        *,
+        segments: Sequence[int],
+        rule: Rule[Any] | None = None,
+        downlink: str = "exact",
+        initial_theta: float = 0.95,
+        frozen_head_rounds: float = math.inf,
+        **options: Any,
+    ) -> None:
+        super().__init__(enrolment, **options)
+        self._segments = tuple(segments)
+        self._rule: Rule[Any] = rule or BetaRule(participation=self._participation)
+        self._version = Version(np.full(self.d, quantise(initial_theta), dtype=np.uint16))
+        self._form = downlink
+        self._downlink = Downlink(
+            self._segments, self._version, whole="float32" if downlink == "float32" else "quantised"
+        )
+        self._aggregate: Any = None  # what the rule has kept of earlier rounds
+        self._start: Any = None  # of this round
+        self._folded: Any = None
+        self._relayed: dict[int, Relayed] = {}  # slot -> accepted payload of this round
+        self._frozen_head_rounds = frozen_head_rounds
+        self._heads: dict[int, tuple[Head, int]] = {}  # slot -> head trained in this round, and its examples
+
+    @classmethod
+    def from_setting(cls, setting: Setting) -> Self:
+        """By the run config's sections of DeltaMask, aggregation and downlink."""
+        run = setting.run
+        return cls(
+            setting.enrolment,
+            segments=setting.backbone.masks.segments,
+            rule=RULES[run[AggregationSection].aggregation].from_config(run),
+            downlink=run[DownlinkSection].downlink,
+            initial_theta=run[DeltaMaskSection].initial_theta,
+            frozen_head_rounds=frozen_head_rounds(run),
+            **setting.options,
+        )
+
+    @property
+    def d(self) -> int:
+        """Masked weights."""
+        return sum(self._segments)
+
+    @property
+    def theta(self) -> NDArray[np.uint16]:
+        """Global probabilities on the 16-bit grid, ``(d,)``."""
+        return self._version.theta
+
+    @property
+    def digest(self) -> bytes:
+        """Of theta."""
+        return self._version.digest
+
+    def parts(self, held: bytes | None) -> dict[str, bytes]:
+        """A chain of versions of theta, from the one held; and the head."""
+        return {"theta": self._downlink.message(held), **self.head_part(held)}
+
+    def expected(self, server_round: int) -> Parts:
+        """A payload within the wire format's limit; in the last rounds a head too, if the run says so."""
+        payload = {"payload": Part(max_payload_bytes(self.d))}
+        return payload | ({"head": Part(self._head_bytes)} if self._trains_head(server_round) else {})
+
+    def begin_round(self, server_round: int) -> None:
+        """Start as the rule does, from what earlier rounds have left or anew."""
+        # `_aggregate` is replaced at the end only: a round without quorum leaves it as it was.
+        self._start = self._folded = self._rule.start(self.theta, self._aggregate, server_round)
+        self._relayed, self._heads = {}, {}
+
+    def accept(self, update: Update, server_round: int, slot: int) -> None:
+        """Decode the client's mask and fold it, and keep its head where that is trained."""
+        payload, head = update.parts["payload"], None
+        # Before anything is folded: of a reply everything counts, or nothing.
+        if "head" in update.parts:
+            head = Head.from_bytes(update.parts["head"], self._classes, self._features)
+        shared = SharedState.of(self._version, self._seed, server_round, slot, self._segments)
+        self._folded = fold_payload(self._rule, self._folded, payload, shared, update.examples)
+        self._relayed[slot] = Relayed(payload, update.examples)
+        if head is not None:
+            self._heads[slot] = head, update.examples
+
+    def end_round(self, server_round: int) -> None:
+        """Theta is what the rule makes of the masks, the head the mean of those trained, by examples."""
+        theta, self._aggregate = self._rule.finish(self._folded)
+        version, start = Version(theta), self._start
+        if self._trains_head(server_round):
+            # In the order of slots: a sum of floats depends on its order, and arrival is chance.
+            self.head = average_heads([self._heads[slot] for slot in sorted(self._heads)])
+            self._head_trained = True
+
+        def step(after: Version, before: Version) -> bytes | None:
+            if self._form == "relay":
+                first = self._rule.pack_start(start, before.theta)
+                return pack_relay(after, before, self._rule, first, server_round, self._relayed)
+            return pack_exact(after, before, self._seed, server_round, list(self._relayed))
+
+        self._downlink.publish(version, step if self._form in ("exact", "relay") else None)
+        self._version = version
+
+    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, float]:
+        """Accuracies of the weights times theta (``mean``, the posterior mean model), times one sampled mask
+        (``sample``), and times [theta >= 1/2] (``threshold``).
+        """
+        sample = SharedState.of(self._version, self._seed, server_round, SERVER_CLIENT).mask()
+        forms = {"mean": probabilities(self.theta), "sample": sample, "threshold": self.theta >= ONE // 2}
+        return {name: evaluator.multiplied(form.astype(np.float32), self.head) for name, form in forms.items()}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Theta (uint16 grid)."""
+        return {"theta": torch.from_numpy(self.theta.astype(np.int32)).to(torch.uint16)}
+
+    def method_state(self) -> Saved:
+        """Theta, the steps that led to it, and what the rule remembers."""
+        remembered = Saved() if self._aggregate is None else self._rule.state(self._aggregate)
+        return (
+            Saved({"theta": self.theta}, {"rule": self._rule.name, "remembers": self._aggregate is not None})
+            | remembered.under("aggregate")
+            | self._downlink.state().under("downlink")
+        )
+
+    def load_method_state(self, saved: Saved) -> None:
+        """Go on from that theta."""
+        self._version = Version(saved.arrays["theta"])
+        self._aggregate = self._rule.load_state(saved.part("aggregate")) if saved.values["remembers"] else None
+        self._downlink.load_state(saved.part("downlink"), self._version)
+
+    def summary(self) -> None:
+        """Print what this strategy is."""
+        print(f"DeltaMask: {self.d:,} masked weights in {len(self._segments)} tensors, quorum {self._quorum}")
+
+    def _trains_head(self, server_round: int) -> bool:
+        return server_round > self._frozen_head_rounds

@@ -1,0 +1,1 @@
+"""LotteryFL on the server."""
