@@ -21,7 +21,7 @@ from benchmarks.sizes import codec_figures, compressor_figures, relative_figures
 from benchmarks.sizes_plot import plot_sizes
 from benchmarks.targets import print_targets, targets
 from common.codecs import available_codecs, get_codec
-from common.codecs.compare import variants
+from deltamask_server.tools.codec_comparison.compare import variants
 
 SMALL, LARGE = 2_211_840, 35_389_440
 """ViT-Tiny's and ViT-B/32's last five blocks."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from common.codecs import SharedState, get_codec
-from common.codecs.synthetic import realistic_round
+from deltamask_server.tools.codec_comparison.synthetic import realistic_round
 
 __all__ = ["memory_figures"]
 

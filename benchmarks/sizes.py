@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from common.codecs import Codec, SharedState, get_codec
 from common.codecs.base import entropy_bits
-from common.codecs.compare import compare
 from common.codecs.relative import PRESETS
-from common.codecs.synthetic import realistic_round
 from common.selection import bernoulli_kl
 from common.theta import ONE, quantise
+from deltamask_server.tools.codec_comparison.compare import compare
+from deltamask_server.tools.codec_comparison.synthetic import realistic_round
 
 __all__ = ["codec_figures", "compressor_figures", "relative_figures"]
 

@@ -87,7 +87,9 @@ class Hello:
     backbone_digest: bytes
     masked_parameters: int
     holds: bytes | None = None
-    """8 bytes that name what the client has kept of this run: a version of the global model, or what its method keeps."""
+    """8 bytes that name what the client has kept of this run: a version of the global model, or what its method keeps
+    instead.
+    """
 
 
 @dataclass(frozen=True)

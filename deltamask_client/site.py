@@ -76,6 +76,7 @@ def activations_of(
     augmented
         Views of each image beside itself.
     """
+    seed = stream_seed(run.rounds.seed, 0, node.partition_id, "views")
     return Activations(
         backbone,
         images,
@@ -83,7 +84,7 @@ def activations_of(
         folder=node.cache_path,
         batch_size=run.evaluation.eval_batch_size,
         views=Views(
-            augmented, run[MirrorSection].augment_mirror, stream_seed(run.rounds.seed, 0, node.partition_id, "views")
+            augmented, run[MirrorSection].augment_mirror, seed
         ),
         precision=_precision_of(node),
         progress=SlowLog("activations: %s of %s pictures"),

@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import save_file
 
 from common.models import Head
-from deltamask_server.report import parse_run, write_report
 from deltamask_server.rounds import RoundReport
 from deltamask_server.tally import Tally
+from deltamask_server.tools.report import parse_run, write_report
 from deltamask_server.validation import personal_entry, validation_entry
 
 __all__ = ["RunFolder"]

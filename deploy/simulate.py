@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from deltamask_server.watch import ended_by_flower, follow, wait_for_run
+from deltamask_server.tools.watch import ended_by_flower, follow, wait_for_run
 from deploy.processes import end_tree, free_port, start_logged
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from deltamask_server.watch import ended_by_flower, follow, wait_for_run
+from deltamask_server.tools.watch import ended_by_flower, follow, wait_for_run
 
 APP = Path(__file__).resolve().parents[1]
 RUNS = Path("/runs")

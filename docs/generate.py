@@ -23,9 +23,9 @@ from common.codecs.fuse_geometry import MAX_SEGMENT_LENGTH, TIGHT_KEYS
 from common.downlink import chain, exact, version
 from common.errors import PayloadError
 from common.models.heads.base import LARGEST as LARGEST_OF_HEAD
-from common.models.outline import presets_table
 from common.weights_payload import LARGEST as LARGEST_WEIGHT
-from deltamask_server.cli import app
+from deltamask_server.tools.cli import app
+from deltamask_server.tools.outline import presets_table
 
 __all__ = ["PAGES", "current", "made", "main"]
 
@@ -64,7 +64,7 @@ def _cli_page() -> str:
 
 
 _USAGE = """It comes with the project's environment (`source .venv/bin/activate`);
-`python -m deltamask_server.cli` is the same. Exit status: 0, 1 if a file is not what it should be, 2 if the
+`python -m deltamask_server.tools.cli` is the same. Exit status: 0, 1 if a file is not what it should be, 2 if the
 command makes no sense.
 """
 

@@ -8,7 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable
 
-from deltamask_server.doctor.setting import Address
+from deltamask_server.tools.doctor.setting import Address
 from tests.certificates import Pair
 
 

@@ -20,14 +20,14 @@ from typer.testing import CliRunner, Result
 
 from common.codecs import available_codecs, codec_of, get_codec
 from common.codecs.base import DeltaCodec
-from common.codecs.compare import Comparison, compare, variants
-from common.codecs.synthetic import realistic_round, round_of_density
 from common.errors import ConfigError, ImplausibleDelta, PayloadError
 from common.theta import probabilities
 from common.wire import HEADER_BYTES, Header, pack_payload, read_header
-from deltamask_server.cli import app
-from deltamask_server.cli.comparison_table import print_comparisons
-from deltamask_server.cli.inspect import explain
+from deltamask_server.tools.cli import app
+from deltamask_server.tools.cli.inspect import explain
+from deltamask_server.tools.codec_comparison.compare import Comparison, compare, variants
+from deltamask_server.tools.codec_comparison.synthetic import realistic_round, round_of_density
+from deltamask_server.tools.codec_comparison.table import print_comparisons
 from tests.codecs.cases import plain_entropy_bits
 from tests.conftest import local_step, shared_state
 
@@ -403,7 +403,7 @@ def test_memory_follows_from_the_bytes_of_a_payload_and_not_from_its_numbers() -
 
 def test_a_payload_is_explained_without_torch() -> None:
     code = (
-        "import sys; from deltamask_server.cli import app; assert 'numpy' not in sys.modules;"
+        "import sys; from deltamask_server.tools.cli import app; assert 'numpy' not in sys.modules;"
         f"app(['inspect', {str(GOLDEN[0])!r}], standalone_mode=False); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[1])

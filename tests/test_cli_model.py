@@ -12,9 +12,9 @@ from typer.testing import CliRunner, Result
 
 from common.config import parse_run_config
 from common.models import load_backbone
-from common.models.outline import outline
 from common.models.presets import PRESETS
-from deltamask_server.cli import app
+from deltamask_server.tools.cli import app
+from deltamask_server.tools.outline import outline
 
 ROOT = Path(__file__).parents[1]
 

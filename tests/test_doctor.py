@@ -15,10 +15,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from common.config import default_cache_path
-from deltamask_server.cli import app
-from deltamask_server.doctor import Finding, Setting, Status, examine
-from deltamask_server.doctor.data import check_data
-from deltamask_server.doctor.setting import Address, parse_address, read_settings
+from deltamask_server.tools.cli import app
+from deltamask_server.tools.doctor import Finding, Setting, Status, examine
+from deltamask_server.tools.doctor.data import check_data
+from deltamask_server.tools.doctor.setting import Address, parse_address, read_settings
 from deploy.processes import free_port
 from tests.certificates import Authority, Pair, write_node_key
 from tests.fleet import Fleet
@@ -392,7 +392,7 @@ def test_a_full_disk(setting: Setting, tmp_path: Path) -> None:
 def test_numba_without_a_place_for_its_cache() -> None:
     # As for an account without a home, beside code that only root may change: nothing but NUMBA_CACHE_DIR is tried.
     env = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": ""}
-    command = [sys.executable, "-m", "deltamask_server.cli", "doctor", "--device", "cpu", "--json"]
+    command = [sys.executable, "-m", "deltamask_server.tools.cli", "doctor", "--device", "cpu", "--json"]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     bad = [each for each in json.loads(done.stdout)["findings"] if each["status"] == "failed"]

@@ -14,12 +14,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from typer.testing import CliRunner
 
-from common import load_finetuned
 from common.errors import ModelError
-from common.finetuned import FineTuned, read_finetuned, write_finetuned
 from common.models import Head, load_backbone
 from common.theta import ONE, probabilities
-from deltamask_server.cli import app
+from deltamask_server import load_finetuned
+from deltamask_server.tools.cli import app
+from deltamask_server.tools.finetuned import FineTuned, read_finetuned, write_finetuned
 from tests.e2e.in_process import run_in_process
 from tests.images import COLOURS, write_folder
 

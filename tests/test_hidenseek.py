@@ -10,7 +10,6 @@ import torch
 from flwr.app import Message
 
 from common.downlink import apply_chain
-from common.finetuned import load_finetuned
 from common.messages import HELLO, Hello, pack_hello, pack_update, unpack_global, unpack_round, unpack_subnetwork
 from common.models import Head, load_backbone
 from common.signs import SignState, encode_signs, positive_signs
@@ -19,6 +18,7 @@ from common.weights_payload import pack_empty, pack_weights
 from common.wire import METHODS
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.hidenseek import HideNseek
+from deltamask_server.tools.finetuned import load_finetuned
 from tests.e2e.in_process import run_in_process
 from tests.federation import METRICS
 from tests.grid import MemoryGrid, Node, answer
@@ -186,7 +186,7 @@ def test_a_whole_run_learns_and_its_export_predicts(tmp_path: Path) -> None:
 
     from typer.testing import CliRunner
 
-    from deltamask_server.cli import app
+    from deltamask_server.tools.cli import app
 
     done = CliRunner().invoke(app, ["export", str(tmp_path / "runs" / "latest")])
     assert done.exit_code == 0, done.output

@@ -22,10 +22,10 @@ from common.models import Activations, Masks, load_backbone, preprocess
 from common.models.backbone import build_parts
 from common.models.families import split_model
 from common.models.kaiming import kaiming_uniform
-from common.models.outline import outline
 from common.models.presets import PLAIN, parse_name
 from common.uniforms import stream_key, uniforms
-from deltamask_server.cli import app
+from deltamask_server.tools.cli import app
+from deltamask_server.tools.outline import outline
 from tests.test_families import TINY_CLIP, grey, step_and_compare
 
 SEGMENTS = {

@@ -24,15 +24,15 @@ from typer.testing import CliRunner, Result
 
 from common.config import RunConfig
 from common.errors import DataError
-from deltamask_server.cli import app
-from deltamask_server.report import parse_run, read_run, write_report
-from deltamask_server.report.charts import ticks
-from deltamask_server.report.picture import draw
-from deltamask_server.report.style import STYLE
-from deltamask_server.report.wording import amount, duration, percent, run_config_option, times_less
 from deltamask_server.rounds import RoundReport
 from deltamask_server.run_folder import RunFolder
 from deltamask_server.tally import Tally
+from deltamask_server.tools.cli import app
+from deltamask_server.tools.report import parse_run, read_run, write_report
+from deltamask_server.tools.report.charts import ticks
+from deltamask_server.tools.report.picture import draw
+from deltamask_server.tools.report.style import STYLE
+from deltamask_server.tools.report.wording import amount, duration, percent, run_config_option, times_less
 from tests.e2e.in_process import run_in_process
 from tests.federation import node, strategy
 from tests.grid import MemoryGrid

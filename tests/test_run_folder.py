@@ -18,7 +18,7 @@ from deltamask_server.console import round_line, summary
 from deltamask_server.rounds import RoundReport
 from deltamask_server.run_folder import RunFolder
 from deltamask_server.tally import Tally
-from deltamask_server.watch import follow
+from deltamask_server.tools.watch import follow
 
 THETA = np.arange(1, 81, dtype=np.uint16) * 800
 HEAD = Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32))
@@ -107,13 +107,13 @@ def test_a_method_with_one_form_of_its_model_is_summed_up_by_it(folder: RunFolde
 
 
 def test_following_a_run_whose_server_was_killed_ends(folder: RunFolder, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("deltamask_server.watch._SUSPICIOUS_SECONDS", 0.01)
+    monkeypatch.setattr("deltamask_server.tools.watch._SUSPICIOUS_SECONDS", 0.01)
     assert follow(folder.path, has_ended=lambda: True) is False
     assert "the server ended without finishing" in capsys.readouterr().out
 
 
 def test_a_run_that_ends_while_one_asks_about_it_is_no_failure(folder: RunFolder, monkeypatch) -> None:
-    monkeypatch.setattr("deltamask_server.watch._SUSPICIOUS_SECONDS", 0.01)
+    monkeypatch.setattr("deltamask_server.tools.watch._SUSPICIOUS_SECONDS", 0.01)
 
     def has_ended() -> bool:
         folder.finish("completed")

@@ -25,7 +25,7 @@ from common.weights_payload import split_weights
 from common.wire import HEADER_BYTES, METHODS, Header, pack_payload
 from deltamask_client.pruning import prune
 from deltamask_client.ticket_store import Ticket, TicketStore
-from deltamask_server.cli.inspect import explain
+from deltamask_server.tools.cli.inspect import explain
 from tests.federation import CLASSES, FEATURES
 
 TAIL_COUNT = 50

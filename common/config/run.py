@@ -116,8 +116,8 @@ class RunConfig:
         if self.method.fits_head and not self.head_kind.fitted:
             fitted = ", ".join(name for name, kind in HEADS.items() if kind.fitted)
             raise ConfigError(
-                f"{_WHERE}: head = {self.head_kind.name!r}: {self.method.name} leaves the head as it is; choose one that "
-                f"is fitted ({fitted}), or another method"
+                f"{_WHERE}: head = {self.head_kind.name!r}: {self.method.name} leaves the head as it is; choose one "
+                f"that is fitted ({fitted}), or another method"
             )
         self.method.check(self)
 

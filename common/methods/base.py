@@ -1,4 +1,4 @@
-"""What a method says of itself to everything that is not the method: config, wire format, console, report, inspection."""
+"""What a method says of itself to everything that is not the method: config, wire format, console, report, tools."""
 
 from __future__ import annotations
 

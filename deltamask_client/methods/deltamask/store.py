@@ -7,7 +7,9 @@ says so, and the server sends everything.
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from common.models import Head
 from common.theta import Version
@@ -40,5 +42,5 @@ class ThetaStore(RunFile):
 
     def save(self, held: Held) -> bool:
         """Replace what is held; False if the disk does not take it."""
-        tensors = {"theta": held.version.theta, "head.weight": held.head.weight, "head.bias": held.head.bias}
+        tensors: dict[str, NDArray[Any]] = {"theta": held.version.theta, "head.weight": held.head.weight, "head.bias": held.head.bias}
         return self._write(tensors, {"classes": json.dumps(list(held.classes))})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.models import Head
 from common.theta import Version
@@ -42,7 +43,7 @@ class SignStore(RunFile):
 
     def save(self, held: Held) -> bool:
         """Replace what is held; False if the disk does not take it."""
-        tensors = {
+        tensors: dict[str, NDArray[Any]] = {
             "signs": held.signs.theta,
             "head.weight": held.head.weight,
             "head.bias": held.head.bias,

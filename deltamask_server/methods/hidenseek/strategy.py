@@ -236,8 +236,9 @@ class HideNseek(RoundStrategy):
 
     def summary(self) -> None:
         """Print what this strategy is."""
-        total = sum(self._subnetwork.segments)
+        segments = self._subnetwork.segments
+        total = sum(segments)
         print(
-            f"HideNseek: {self.n:,} of {total:,} weights kept ({100 * self.n / total:.2f} %) in {len(self._subnetwork.segments)} "
+            f"HideNseek: {self.n:,} of {total:,} weights kept ({100 * self.n / total:.2f} %) in {len(segments)} "
             f"tensors, quorum {self._quorum}" + (", local only: nothing is sent" if self._local_only else "")
         )

@@ -93,10 +93,9 @@ class LotteryFL(FedAvg):
     def method_state(self) -> Saved:
         """The tail, the first head, and the masks that clients hold."""
         masks = {f"mask-{digest.hex()}": mask for digest, mask in self._masks.items()}
-        first = (
-            {} if self._initial_head is None else {"weight": self._initial_head.weight, "bias": self._initial_head.bias}
-        )
-        return super().method_state() | Saved(masks) | Saved(first).under("initial-head")
+        head = self._initial_head
+        first = Saved() if head is None else Saved({"weight": head.weight, "bias": head.bias})
+        return super().method_state() | Saved({**masks}) | first.under("initial-head")
 
     def load_method_state(self, saved: Saved) -> None:
         """Go on from there."""

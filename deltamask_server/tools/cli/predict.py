@@ -1,0 +1,51 @@
+"""``deltamask predict``: what a fine-tuned model says about images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deltamask_server.tools.cli.output import fail
+
+__all__ = ["predict"]
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="What `deltamask export` wrote.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    weights: Annotated[
+        str, typer.Option(help="Where the frozen weights are, as in the run config: default, or a .safetensors file.")
+    ] = "default",
+    top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 3,
+    device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line for each image.")] = False,
+) -> None:
+    """Name what images show: the most probable classes of each, with their probabilities.
+
+    Exit status 1 if the model cannot be loaded or an image cannot be read; the others are still named.
+    """
+    from common.errors import ModelError
+    from deltamask_server.tools.finetuned import read_finetuned
+
+    try:
+        tuned = read_finetuned(model, weights, device)
+    except ModelError as error:
+        fail(str(error), 1)
+    unread = 0
+    width = max(len(str(path)) for path in images)
+    for path in images:
+        try:
+            found = tuned.classify(path, top)
+        except Exception as error:  # Pillow raises many types for damaged files
+            typer.echo(f"Error: {path}: cannot be read: {type(error).__name__}: {error}", err=True)
+            unread += 1
+            continue
+        if as_json:
+            typer.echo(json.dumps({"image": str(path), "classes": [{"name": n, "probability": p} for n, p in found]}))
+        else:
+            typer.echo(f"{path!s:{width}}   " + "   ".join(f"{name} {100 * p:.1f} %" for name, p in found))
+    if unread:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Every codec on one update, measured: rounds to measure on, figures against theory, and their table."""
