@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.aggregation.beta import empty_posterior, fold, mode
 from common.codecs import Codec, SharedState, get_codec
 from common.downlink import apply_chain
-from common.posterior import empty_posterior, fold, mode
 from common.theta import probabilities, quantise, theta_digest
 from deltamask_server.downlink import Downlink
 

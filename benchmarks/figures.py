@@ -20,9 +20,9 @@ from matplotlib.patches import ConnectionPatch
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.aggregation.beta import empty_posterior, fold, mode
 from common.codecs import SharedState, get_codec
 from common.codecs.fuse import Fuse8
-from common.posterior import empty_posterior, fold, mode
 from common.theta import probabilities, quantise
 from common.wire import HEADER_BYTES, read_header
 

@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.config import RunConfig, default_cache_path
+from common.config.cache_path import default_cache_path
+from common.config.run import RunConfig
 from common.data import Loaded, open_split, partition_indices
-from common.models import Activations, Backbone, Head, get_head, load_backbone, score
+from common.models import HEADS, Activations, Backbone, Head, load_backbone, score
 from common.models.heads.moments import measure_moments
 from common.models.heads.ridge import solve_ridge
 from common.theta import quantise
 from deltamask_client.epochs import Recipe
-from deltamask_client.training import train_masks
+from deltamask_client.methods.deltamask.training import train_masks
+from deltamask_client.objective import adam
 
 RESULT = Path(__file__).parent / "results" / "heads.json"
 CLIENTS, BATCH = 10, 100
@@ -56,7 +58,7 @@ def accuracy(head: Head, features: torch.Tensor, labels: np.ndarray) -> float:
 
 def federate(name: str, parts: list[tuple[torch.Tensor, np.ndarray]], classes: int) -> tuple[Head, float]:
     """The head of these clients, and the mean of their bytes."""
-    kind = get_head(name)
+    kind = HEADS[name]()
     replies = [(kind.statistics(x, torch.from_numpy(y), classes), len(y)) for x, y in parts]
     return kind.combine(replies, classes, parts[0][0].shape[1]), float(np.mean([len(data) for data, _ in replies]))
 
@@ -135,7 +137,7 @@ def trained(
             head = Head(np.float32(sharper) * whole.weight, np.float32(sharper) * whole.bias)
             before = accuracy(head, features_of(backbone, test[0]), test[1])
             theta = np.full(backbone.masks.d, quantise(0.95), np.uint16)
-            result = train_masks(backbone, head, *train, theta, Recipe(2, 20, 0.1), seed=1)
+            result = train_masks(backbone, head, *train, theta, Recipe(2, 20, adam(0.1)), seed=1)
             backbone.masks.set_multiplier(torch.from_numpy(result.theta))
             after = score(backbone.tail, head, *test, BATCH)[1]
             moved = float(np.abs(result.theta - 0.95).mean())
@@ -151,7 +153,9 @@ def main() -> None:
     data = parser.parse_args().data
     torch.set_num_threads(1)
     weights = str(data / "vit_tiny_patch16_224.safetensors")
-    backbone = load_backbone("vit_tiny_patch16_224.augreg_in21k_ft_in1k", weights, 96, RunConfig().masked_blocks)
+    backbone = load_backbone(
+        "vit_tiny_patch16_224.augreg_in21k_ft_in1k", weights, 96, RunConfig().backbone.masked_blocks
+    )
     cifar = f"npz:{data / 'cifar10_10k.npz'}"
     train, tokens = read(cifar, "train", 2000, backbone)
     test, test_tokens = read(cifar, "test", 1000, backbone)

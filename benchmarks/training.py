@@ -5,7 +5,7 @@
 
 Four ways to train the same network for an epoch, side by side in one run:
 
-- `masked, cached`: as a client does from its second epoch on, from cached activations (`deltamask_client.training`);
+- `masked, cached`: as a client of DeltaMask does from its second epoch on, from cached activations;
 - `masked, no cache`: the same with `activations = "none"`;
 - `full fine-tuning`: every weight of the network and its head, in plain PyTorch, same optimiser and batches;
 - `LoRA`: peft, rank 8 on every Linear of the same blocks (`pip install .[bench]`, left out where it is missing).
@@ -37,7 +37,8 @@ import torch.nn.functional as F
 from common.models import Activations, Head, InputSpec, load_backbone, preprocess
 from common.theta import quantise
 from deltamask_client.epochs import Recipe
-from deltamask_client.training import train_masks
+from deltamask_client.methods.deltamask.training import train_masks
+from deltamask_client.objective import adam
 
 RESULT = Path(__file__).parent / "results" / "training.json"
 CLASSES, BLOCKS, RANK = 10, 5, 8
@@ -62,7 +63,7 @@ def masked(args: argparse.Namespace, keep: str) -> Epoch:
     )
     weight = np.random.default_rng(0).standard_normal((CLASSES, backbone.features)).astype(np.float32)
     head, theta = Head(weight, np.zeros(CLASSES, np.float32)), np.full(backbone.masks.d, quantise(0.95))
-    recipe = Recipe(1, args.batch, 0.1, precision=precision)
+    recipe = Recipe(1, args.batch, adam(0.1), precision=precision)
     return lambda: train_masks(backbone, head, activations, labels, theta, recipe, seed=1)
 
 

@@ -83,9 +83,7 @@ def activations_of(
         keep=node.activations,
         folder=node.cache_path,
         batch_size=run.evaluation.eval_batch_size,
-        views=Views(
-            augmented, run[MirrorSection].augment_mirror, seed
-        ),
+        views=Views(augmented, run[MirrorSection].augment_mirror, seed),
         precision=_precision_of(node),
         progress=SlowLog("activations: %s of %s pictures"),
     )

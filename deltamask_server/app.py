@@ -9,7 +9,7 @@ import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
-from common.config.node import default_cache_path
+from common.config.cache_path import default_cache_path
 from common.config.run import RunConfig, parse_run_config
 from common.data import open_split
 from common.errors import DataError, DeltaMaskError

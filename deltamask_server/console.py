@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.methods import METHODS
+from common.models.heads import HEADS
+
 __all__ = ["columns", "failed_replies", "head_name", "header", "round_cells", "round_line", "summary"]
 
 
@@ -22,14 +25,8 @@ def header(personal: bool = False) -> str:
 
 def head_name(results: dict[str, Any]) -> str:
     """What a run's head is called; runs from before there was a choice had a linear probe."""
-    names = {
-        "linear-probe": "linear probe",
-        "ridge": "ridge head",
-        "mean": "class-mean head",
-        "random": "random head",
-    }
     kind = str(results["config"].get("head", "linear-probe"))
-    return names.get(kind, kind)
+    return HEADS[kind].title if kind in HEADS else kind
 
 
 def round_cells(entry: dict[str, Any], personal: bool = False) -> list[str]:
@@ -100,11 +97,15 @@ def _kept_lines(results: dict[str, Any], bpp: float) -> list[str]:
 
 
 def _forms(results: dict[str, Any], accuracy: dict[str, float], fewer: str) -> str:
-    if "sample" not in accuracy:
-        what = "global signs" if results["config"]["method"] == "hidenseek" else "mean of weights"
-        return f"{what} {accuracy['mean']:.4f}{fewer}"
-    others = f"(sampled {accuracy['sample']:.4f}, thresholded {accuracy['threshold']:.4f})"
-    return f"mean mask {accuracy['mean']:.4f}{fewer} {others}"
+    """The form of the model to use, what that gains, and the others."""
+    first, *others = METHODS[results["config"]["method"]].forms.items()
+    text = f"{first[1]} {accuracy[first[0]]:.4f}{fewer}"
+    named = [f"{_short(name)} {accuracy[form]:.4f}" for form, name in others if form in accuracy]
+    return f"{text} ({', '.join(named)})" if named else text
+
+
+def _short(name: str) -> str:
+    return name.partition(" ")[0]
 
 
 def _clients_lines(results: dict[str, Any]) -> list[str]:

@@ -30,6 +30,7 @@ from deltamask_server.correspondence import Correspondence
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.exchange import exchange
+from deltamask_server.model_form import ModelForm
 from deltamask_server.round_report import RoundReport
 from deltamask_server.setting import Setting
 from deltamask_server.tally import Tally
@@ -68,6 +69,8 @@ class RoundStrategy(Strategy):
 
     name: ClassVar[str]
     """Of the method, as in `common.methods`."""
+    files: ClassVar[tuple[ModelForm, ...]] = ()
+    """Forms that ``deltamask export`` makes of its model; the first is the default."""
 
     def __init__(
         self,

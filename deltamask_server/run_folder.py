@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from common.models import Head
-from deltamask_server.rounds import RoundReport
+from deltamask_server.round_report import RoundReport
 from deltamask_server.tally import Tally
 from deltamask_server.tools.report import parse_run, write_report
 from deltamask_server.validation import personal_entry, validation_entry

@@ -22,8 +22,8 @@ from common.codecs import available_codecs, get_codec
 from common.codecs.fuse_geometry import MAX_SEGMENT_LENGTH, TIGHT_KEYS
 from common.downlink import chain, exact, version
 from common.errors import PayloadError
+from common.methods.fedavg.payload import LARGEST as LARGEST_WEIGHT
 from common.models.heads.base import LARGEST as LARGEST_OF_HEAD
-from common.weights_payload import LARGEST as LARGEST_WEIGHT
 from deltamask_server.tools.cli import app
 from deltamask_server.tools.outline import presets_table
 
@@ -110,7 +110,7 @@ def _numbers() -> str:
             ("versions of theta in a message", f"{chain.MAX_STEPS}", "[chain.py](../common/downlink/chain.py)"),
             ("slots in a version", f"{exact.MAX_CLIENTS:,}", "[exact.py](../common/downlink/exact.py)"),
             ("a value of a head", f"{LARGEST_OF_HEAD:,.0f}", "[base.py](../common/models/heads/base.py)"),
-            ("a weight under FedAvg", f"{LARGEST_WEIGHT:,.0f}", "[weights_payload.py](../common/weights_payload.py)"),
+            ("a weight under FedAvg", f"{LARGEST_WEIGHT:,.0f}", "[payload.py](../common/methods/fedavg/payload.py)"),
         ],
     )
 

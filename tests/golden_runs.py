@@ -32,7 +32,8 @@ SHARED: dict[str, str | int | float | bool] = {
     "min-clients": NODES,
     "seed": 7,
 }
-LENET = {"backbone": "lenet", "masked-blocks": 0, "head": "random"}
+NO_PROBE = {"head-epochs": 300}  # the default: other heads have no epochs
+LENET = {"backbone": "lenet", "masked-blocks": 0, "head": "random", **NO_PROBE}
 SIGNS = {"method": "hidenseek", "density": 0.2, "prune-passes": 5, **LENET}
 RUNS: dict[str, dict[str, str | int | float | bool]] = {
     "fuse8": {},
@@ -54,8 +55,8 @@ RUNS: dict[str, dict[str, str | int | float | bool]] = {
     "bloom": {"codec": "bloom"},
     "bits": {"codec": "bits"},
     "prior": {"codec": "exact", "prior": 2.0, "theta-clip": 0.05, "initial-theta": 0.9},
-    "ridge-sgd": {"head": "ridge", "optimiser": "sgd", "learning-rate": 5.0, "momentum": 0.8, "codec": "exact"},
-    "mean-augmented": {"head": "mean", "augment": 2, "augment-mirror": False, "codec": "exact"},
+    "ridge-sgd": {"head": "ridge", **NO_PROBE, "optimiser": "sgd", "learning-rate": 5.0, "momentum": 0.8, "codec": "exact"},
+    "mean-augmented": {"head": "mean", **NO_PROBE, "augment": 2, "augment-mirror": False, "codec": "exact"},
     "head-finetuned": {"head-finetune-rounds": 2, "codec": "exact"},
     "validated": {"validation-fraction": 0.2, "personal-test": True, "codec": "exact", "eval-every": 2},
     "dirichlet": {"partitioner": "dirichlet", "dirichlet-alpha": 0.5, "codec": "exact"},

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from deltamask_client.masks import make_codec
+from deltamask_client.training import train_masks
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from common.codecs import SharedState, get_codec
@@ -28,8 +30,6 @@ from common.models import Activations, Head, get_head, load_backbone
 from common.theta import quantise, theta_digest
 from deltamask_client.app import app
 from deltamask_client.epochs import Recipe
-from deltamask_client.masks import make_codec
-from deltamask_client.training import train_masks
 
 RECIPE = Recipe(epochs=1, batch_size=16, learning_rate=0.1)
 CONFIG = RunConfig(train_limit=200, local_epochs=1, head_epochs=20, masked_blocks=2)

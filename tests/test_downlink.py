@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common.posterior import BetaPosterior, empty_posterior, fold, mode
+from deltamask_client.store import Held, ThetaStore
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,9 +18,7 @@ from common.downlink.relay import unpack_relay
 from common.entropy import decode_symbols, encode_symbols
 from common.errors import PayloadError, WrongModel
 from common.models import Head
-from common.posterior import BetaPosterior, empty_posterior, fold, mode
 from common.theta import quantise, theta_digest
-from deltamask_client.store import Held, ThetaStore
 from deltamask_server.downlink import Downlink
 from tests.conftest import local_step
 

@@ -10,6 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common.tickets import (
+    mask_digest,
+    pack_everything,
+    pack_kept,
+    pack_ticket,
+    ticket_bytes,
+    unpack_global_weights,
+    unpack_ticket,
+)
+from common.weights_payload import join_weights, pack_weights, split_weights, weights_digest
+from deltamask_client.full_training import train_weights
+from deltamask_client.pruning import prune
+from deltamask_server.fedavg import FedAvg
+from deltamask_server.lotteryfl import LotteryFL
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
 from common.config import RunConfig, parse_node_config, parse_run_config
@@ -32,26 +46,12 @@ from common.messages import (
     unpack_update,
 )
 from common.models import Activations, Head, TailWeights, load_backbone
-from common.tickets import (
-    mask_digest,
-    pack_everything,
-    pack_kept,
-    pack_ticket,
-    ticket_bytes,
-    unpack_global_weights,
-    unpack_ticket,
-)
 from common.uniforms import stream_seed
-from common.weights_payload import join_weights, pack_weights, split_weights, weights_digest
 from common.wire import HEADER_BYTES, METHODS, Header, pack_payload, read_header
 from deltamask_client.app import app
 from deltamask_client.epochs import Recipe
-from deltamask_client.full_training import train_weights
-from deltamask_client.pruning import prune
 from deltamask_client.site import load_site, recipe_of
 from deltamask_server.enrolment import Enrolment
-from deltamask_server.fedavg import FedAvg
-from deltamask_server.lotteryfl import LotteryFL
 from tests.e2e.in_process import run_in_process
 from tests.federation import CLASSES, DIGEST, FEATURES, METRICS, SEED, D
 from tests.grid import MemoryGrid, Node, answer

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from common.weights_payload import join_weights, unpack_weights, weights_digest
+from deltamask_client.training import train_masks
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from common.config import NodeConfig, RunConfig, parse_node_config
@@ -29,10 +31,8 @@ from common.messages import (
 from common.models import Activations, Head, TailWeights, get_head, load_backbone, score
 from common.theta import quantise
 from common.uniforms import stream_seed
-from common.weights_payload import join_weights, unpack_weights, weights_digest
 from deltamask_client.app import app
 from deltamask_client.site import load_site, recipe_of
-from deltamask_client.training import train_masks
 from deltamask_server.console import header, round_line, summary
 from deltamask_server.run_folder import RunFolder
 from deltamask_server.tally import Tally

@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from common.models.sign_network import SignNetwork, network_segments, network_weights
+from common.models.subnetwork import Subnetwork
+from common.signs import SignState, encode_signs, initial_scores, positive_signs, signs_to_theta
+from deltamask_client.sign_training import train_signs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,12 +16,8 @@ from common.codecs import codec_of, get_codec
 from common.errors import ChecksumMismatch, PayloadError, TruncatedPayload, WrongFormat, WrongModel
 from common.models import Activations, Head, SignMask, load_backbone
 from common.models.heads.random_head import random_head
-from common.models.sign_network import SignNetwork, network_segments, network_weights
-from common.models.subnetwork import Subnetwork
-from common.signs import SignState, encode_signs, initial_scores, positive_signs, signs_to_theta
 from common.wire import METHODS, read_header
 from deltamask_client.epochs import Recipe
-from deltamask_client.sign_training import train_signs
 
 CLASSES = 3
 

@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 import pytest
+from common.posterior import empty_posterior, fold, mode
 from flwr.app import Error, Message, RecordDict
 
 from common.codecs import SharedState, get_codec
 from common.downlink import apply_chain
 from common.errors import RoundError, WrongModel
 from common.messages import HELLO, Hello, pack_hello, pack_update, unpack_global
-from common.posterior import empty_posterior, fold, mode
 from common.theta import quantise, theta_digest
 from tests.conftest import local_step
 from tests.federation import CLASSES, DIGEST, FEATURES, METRICS, SEED, SEGMENTS, D, node, run_rounds, strategy

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from common.models.signed_constant import kept_factors, signed_constants
+from deltamask_server.synflow import OpenAttention, prune
 from torch import nn
 
 from common.errors import ConfigError, ModelError
@@ -14,9 +16,7 @@ from common.models.families import Split
 from common.models.maskable import masked_tensors
 from common.models.plain_cnn import kaiming_uniform
 from common.models.presets import PLAIN
-from common.models.signed_constant import kept_factors, signed_constants
 from common.uniforms import stream_key
-from deltamask_server.synflow import OpenAttention, prune
 
 CLASSES = 10
 

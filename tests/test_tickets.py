@@ -7,11 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from common.errors import PayloadError
-from common.models import Head
 from common.tickets import (
     pack_everything,
     pack_kept,
@@ -22,9 +17,14 @@ from common.tickets import (
     unpack_ticket,
 )
 from common.weights_payload import split_weights
-from common.wire import HEADER_BYTES, METHODS, Header, pack_payload
 from deltamask_client.pruning import prune
 from deltamask_client.ticket_store import Ticket, TicketStore
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import PayloadError
+from common.models import Head
+from common.wire import HEADER_BYTES, METHODS, Header, pack_payload
 from deltamask_server.tools.cli.inspect import explain
 from tests.federation import CLASSES, FEATURES
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,11 +9,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from common.codecs.config import known_codec
+from common.config.cache_path import default_cache_path
 from common.config.run import defaults
 from common.config.section import Section, kebab, nearest, parse
 from common.errors import ConfigError
 
-__all__ = ["NodeConfig", "default_cache_path", "parse_node_config"]
+__all__ = ["NodeConfig", "parse_node_config"]
 
 _WHERE = "node config"
 
@@ -72,17 +71,6 @@ class NodeConfig(Section):
     def cache_path(self) -> Path:
         """The cache folder, as a path."""
         return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache_path()
-
-
-def default_cache_path() -> Path:
-    """``$XDG_CACHE_HOME/deltamask``, ``~/.cache/deltamask``, or a folder in the temporary directory for users without a
-    home.
-    """
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "deltamask"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / "deltamask"
 
 
 def parse_node_config(values: Mapping[str, Any]) -> NodeConfig:

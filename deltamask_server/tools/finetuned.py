@@ -1,35 +1,23 @@
 """A fine-tuned model in one file: what to multiply the frozen weights by, the head, and the names of the classes.
 
-The frozen weights themselves stay where they came from; the file names them, with a digest, and holds either theta
-(``mean``: two bytes a masked weight, the most accurate form), a mask of the probabilities of at least one half
-(``mask``: one bit), or, after HideNseek, the kept weights and their signs (``signs``: two bits). It is a safetensors
-file:
-
-======================== ====== ====================================================================================
-tensor                   dtype  what
-======================== ====== ====================================================================================
-``theta/NAME``           uint16 ``mean``: probability x 65536 of each weight of the tensor NAME, in its shape
-``mask/NAME``            uint8  ``mask``: ceil(n / 8) bytes, the bits of its n weights, the first one highest
-``kept/NAME``            uint8  ``signs``: as bits, which of its n weights pruning has kept
-``sign/NAME``            uint8  ``signs``: as bits, which of them have the sign +1
-``head.weight``          float32 ``(classes, features)``
-``head.bias``            float32 ``(classes,)``
-======================== ====== ====================================================================================
-
-and its metadata: ``format`` (``deltamask-model-v1``), ``form``, ``backbone``, ``image_size``, ``masked_blocks``,
-``digest`` (of the frozen weights, in hex), ``classes`` (a JSON list, may be empty); of ``signs`` also ``magnitudes``.
+The frozen weights themselves stay where they came from; the file names them, with a digest, and holds what a form of
+the run's method says of each masked tensor (`deltamask_server.model_form`): theta (``mean``: two bytes a masked weight,
+the most accurate form), a mask of the probabilities of at least one half (``mask``: one bit), or, after HideNseek, the
+kept weights and their signs (``signs``: two bits). It is a safetensors file. Beside the form's tensors there are
+``head.weight``, float32 ``(classes, features)``, and ``head.bias``, float32 ``(classes,)``; its metadata are ``format``
+(``deltamask-model-v1``), ``form``, ``backbone``, ``image_size``, ``masked_blocks``, ``digest`` (of the frozen weights,
+in hex), ``classes`` (a JSON list, may be empty), and the form's own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, TypedDict, Unpack
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -41,11 +29,11 @@ from common.data.decode import decode_image
 from common.errors import ModelError, brief
 from common.models import Head, InputSpec, preprocess
 from common.models.backbone import build_parts, frozen_digest
-from common.models.subnetwork import Magnitudes, Subnetwork
-from common.theta import ONE, probabilities
+from deltamask_server.methods import STRATEGIES
+from deltamask_server.model_form import ModelForm
 from deltamask_server.tools.outline import outline
 
-__all__ = ["FORMAT", "FineTuned", "Place", "load_finetuned", "read_finetuned", "write_finetuned", "write_signs"]
+__all__ = ["FORMAT", "FineTuned", "Place", "forms", "load_finetuned", "read_finetuned", "write_finetuned"]
 
 FORMAT = "deltamask-model-v1"
 
@@ -98,8 +86,9 @@ class Place(TypedDict):
 def write_finetuned(
     path: Path,
     form: str,
-    theta: NDArray[np.uint16],
+    model: Mapping[str, NDArray[Any]],
     head: Head,
+    config: Mapping[str, Any] = MappingProxyType({}),
     **place: Unpack[Place],
 ) -> None:
     """Write a model file.
@@ -109,70 +98,21 @@ def write_finetuned(
     path
         The file to write.
     form
-        ``mean`` or ``mask``.
-    theta, head
-        Global probabilities on the 16-bit grid, ``(d,)``, and the head.
+        The name of a form.
+    model, head
+        What the run has kept of its global model, and the head.
+    config
+        The run config, by its keys, as far as the form reads it.
     place
         See `Place`.
 
     Raises
     ------
     ModelError
-        If the backbone has not d masked weights.
+        If the backbone has another number of masked weights than the run.
     """
-    content: dict[str, torch.Tensor] = {}
-    for (name, shape), part in _tensors(theta, place):
-        if form == "mask":
-            content[f"mask/{name}"] = torch.from_numpy(np.packbits(part >= ONE // 2))
-        else:
-            content[f"theta/{name}"] = torch.from_numpy(part.astype(np.int32)).to(torch.uint16).reshape(shape)
-    _save(path, content, head, form, place)
-
-
-def write_signs(
-    path: Path,
-    signs: NDArray[np.int8],
-    head: Head,
-    *,
-    magnitudes: str,
-    **place: Unpack[Place],
-) -> None:
-    """Write a model file of what HideNseek has learnt.
-
-    Parameters
-    ----------
-    path, place
-        As for `write_finetuned`.
-    signs
-        Of the backbone's masked weights, ``(d,)``: -1, +1, or 0 where it is pruned.
-    head
-        With its own signs, if it has any.
-    magnitudes
-        ``own`` or ``constant``, see `common.models.subnetwork`.
-
-    Raises
-    ------
-    ModelError
-        If the backbone has not d masked weights.
-    """
-    content: dict[str, torch.Tensor] = {}
-    for (name, _), part in _tensors(signs, place):
-        content[f"kept/{name}"] = torch.from_numpy(np.packbits(part != 0))
-        content[f"sign/{name}"] = torch.from_numpy(np.packbits(part > 0))
-    _save(path, content, head, "signs", place, magnitudes=magnitudes)
-
-
-def _tensors(flat: NDArray[Any], place: Place) -> Iterator[tuple[tuple[str, tuple[int, ...]], NDArray[Any]]]:
-    """Name and shape of each masked tensor, and its part of a flat vector."""
-    tensors = outline(place["backbone"], place["image_size"], place["masked_blocks"]).tensors
-    sizes = [prod(shape) for _, shape in tensors]
-    if sum(sizes) != len(flat):
-        raise ModelError(f"the run has {len(flat):,} masked weights, {place['backbone']} {sum(sizes):,}")
-    return zip(tensors, np.split(flat, np.cumsum(sizes)[:-1]), strict=True)
-
-
-def _save(path: Path, content: dict[str, torch.Tensor], head: Head, form: str, place: Place, **more: str) -> None:
-    tensors = {"head.weight": torch.from_numpy(head.weight), "head.bias": torch.from_numpy(head.bias)}
+    layout = outline(place["backbone"], place["image_size"], place["masked_blocks"]).tensors
+    content = forms()[form].write(model, head, layout, config)
     metadata = {
         "format": FORMAT,
         "form": form,
@@ -182,7 +122,14 @@ def _save(path: Path, content: dict[str, torch.Tensor], head: Head, form: str, p
         "digest": place["digest"],
         "classes": json.dumps(list(place["classes"])),
     }
-    save_file(content | tensors, path, metadata | more)
+    heads = {"weight": content.head.weight, "bias": content.head.bias}
+    tensors = content.tensors | {f"head.{name}": torch.from_numpy(values) for name, values in heads.items()}
+    save_file(tensors, path, metadata | content.metadata)
+
+
+def forms() -> dict[str, ModelForm]:
+    """Every method's forms, by name."""
+    return {form.name: form for strategy in STRATEGIES.values() for form in strategy.files}
 
 
 def load_finetuned(path: str | Path, weights: str = "default", device: str = "cpu") -> nn.Module:
@@ -221,11 +168,14 @@ def read_finetuned(path: str | Path, weights: str = "default", device: str = "cp
             f"{path}: fine-tuned from frozen weights with digest {metadata['digest']}, those of {name} from "
             f"{weights!r} have {digest}; name the file that the run used: weights='/path/to/file.safetensors'"
         )
+    form = forms().get(metadata["form"])
+    if form is None:
+        raise ModelError(f"{path}: a file of form {metadata['form']!r}; known are {', '.join(forms())}")
     try:
         with torch.no_grad():
             for tensor in masked:
                 weight = getattr(tensor.module, tensor.attribute)
-                weight.copy_(_changed(weight.cpu(), tensors, metadata, tensor.name))
+                weight.copy_(form.changed(weight.cpu(), tensors, metadata, tensor.name))
         outputs, features = tensors["head.weight"].shape
         head = nn.Linear(features, outputs)
         head.load_state_dict({"weight": tensors["head.weight"], "bias": tensors["head.bias"]})
@@ -245,24 +195,6 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if metadata.get("format") != FORMAT:
         raise ModelError(f"{path}: not a fine-tuned model; `deltamask export RUN` makes one from a run's folder")
     return metadata, found
-
-
-def _changed(
-    weight: torch.Tensor, tensors: dict[str, torch.Tensor], metadata: dict[str, str], name: str
-) -> torch.Tensor:
-    """A frozen weight times what the file holds for it."""
-
-    def bits(kind: str) -> NDArray[np.bool_]:
-        return np.unpackbits(tensors[f"{kind}/{name}"].numpy(), count=weight.numel()).view(np.bool_)
-
-    if metadata["form"] == "signs":
-        subnetwork = Subnetwork(bits("kept"), (weight.numel(),))
-        magnitudes: Magnitudes = "constant" if metadata["magnitudes"] == "constant" else "own"
-        prepared = subnetwork.prepare(weight.flatten().numpy(), magnitudes)
-        return torch.from_numpy(np.where(bits("sign"), prepared, -prepared)).view_as(weight)
-    if metadata["form"] == "mask":
-        return weight * torch.from_numpy(bits("mask").astype(np.float32)).view_as(weight)
-    return weight * torch.from_numpy(probabilities(tensors[f"theta/{name}"].numpy())).view_as(weight)
 
 
 def _with_head(model: nn.Module, head: nn.Linear) -> nn.Module:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from common.methods import METHODS
 from deltamask_server.console import columns, failed_replies, head_name, header, round_cells, round_line, summary
 
 __all__ = ["ended_by_flower", "follow", "wait_for_run"]
@@ -88,7 +89,7 @@ def _print_lines(results: dict[str, Any], shown: int) -> int:
 def _table(results: dict[str, Any], folder: Path) -> Table:
     config = results["config"]
     done, planned = len(results["rounds"]), config["num-server-rounds"]
-    title = f"{config['method']} on {config['dataset']}, codec {config['codec']}: "
+    title = f"{config['method']} on {config['dataset']}, {METHODS[config['method']].coding(config)}: "
     title += f"{results['status']}, {done} of {planned} rounds"
     any_failed = any(entry["clients"]["failed"] for entry in results["rounds"])
     table = Table(title=title, caption=str(folder), box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))

@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 import pytest
+from common.posterior import empty_posterior, fold, mode
 
 from common.codecs import SharedState, get_codec
 from common.downlink import (
@@ -34,7 +35,6 @@ from common.errors import (
     WrongFormat,
     WrongModel,
 )
-from common.posterior import empty_posterior, fold, mode
 from common.theta import quantise, theta_digest
 from tests.conftest import local_step
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from flwr.app import Context, RecordDict
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from deltamask_client.app import app as client_app
 from deltamask_server.app import app as server_app
 from tests.grid import MemoryGrid, Node
@@ -30,7 +30,7 @@ def as_text(config: Config) -> str:
 def run_in_process(folder: Path, config: Config, nodes: Sequence[Config]) -> dict[str, Any]:
     """Run the app with a client for each node config: its results.json."""
     values = {key.replace("-", "_"): value for key, value in config.items()} | {"output_dir": str(folder / "runs")}
-    run_config = RunConfig(**values).model_dump(by_alias=True)
+    run_config = RunConfig(**values).as_dict()
 
     def client(node_config: Config) -> Node:
         everything = {"cache-dir": str(folder / "cache"), **node_config}

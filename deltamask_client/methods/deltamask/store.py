@@ -42,5 +42,9 @@ class ThetaStore(RunFile):
 
     def save(self, held: Held) -> bool:
         """Replace what is held; False if the disk does not take it."""
-        tensors: dict[str, NDArray[Any]] = {"theta": held.version.theta, "head.weight": held.head.weight, "head.bias": held.head.bias}
+        tensors: dict[str, NDArray[Any]] = {
+            "theta": held.version.theta,
+            "head.weight": held.head.weight,
+            "head.bias": held.head.bias,
+        }
         return self._write(tensors, {"classes": json.dumps(list(held.classes))})

@@ -32,6 +32,8 @@ from common.wire import max_payload_bytes
 from deltamask_server.downlink import Downlink
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
+from deltamask_server.methods.deltamask.files import MaskForm, MeanForm
+from deltamask_server.model_form import ModelForm
 from deltamask_server.rounds import RoundStrategy
 from deltamask_server.setting import Setting
 
@@ -60,6 +62,7 @@ class DeltaMask(RoundStrategy):
     """
 
     name: ClassVar[str] = "deltamask"
+    files: ClassVar[tuple[ModelForm, ...]] = (MeanForm(), MaskForm())
 
     def __init__(
         self,

@@ -31,7 +31,9 @@ from deltamask_server.downlink import Downlink
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.fixed_point import FixedPointMean
+from deltamask_server.methods.hidenseek.files import SignsForm
 from deltamask_server.methods.hidenseek.synflow import prune
+from deltamask_server.model_form import ModelForm
 from deltamask_server.rounds import RoundStrategy
 from deltamask_server.setting import Setting
 
@@ -55,7 +57,7 @@ class HideNseek(RoundStrategy):
     kept
         What pruning leaves of the weights, bool ``(d,)``: the masked ones of the backbone, and of a random head.
     magnitudes
-        ``own`` or ``constant``, see `common.models.subnetwork`.
+        ``own`` or ``constant``, see `common.methods.hidenseek.subnetwork`.
     momentum
         Share of the old average in the new one, in [0, 1); 0 has no memory. The first average is the first signs.
     turn_share
@@ -73,6 +75,7 @@ class HideNseek(RoundStrategy):
     """
 
     name: ClassVar[str] = "hidenseek"
+    files: ClassVar[tuple[ModelForm, ...]] = (SignsForm(),)
 
     def __init__(
         self,
@@ -222,7 +225,7 @@ class HideNseek(RoundStrategy):
         """Signs with their moving average and the steps that led to them; or scores. Pruning is repeated."""
         if self._upload == "scores":
             return Saved({"scores": self._scores})
-        arrays = {"signs": self._version.theta, "average": self._average}
+        arrays: dict[str, NDArray[Any]] = {"signs": self._version.theta, "average": self._average}
         return Saved(arrays) | self._downlink.state().under("downlink")
 
     def load_method_state(self, saved: Saved) -> None:

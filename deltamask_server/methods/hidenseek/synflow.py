@@ -42,7 +42,7 @@ def prune(
     ----------
     parts
         From `common.models.backbone.build_parts`; they are left as they are. Their weights must be the drawn ones:
-        magnitudes that are equal within a layer tie (`common.models.signed_constant`).
+        magnitudes that are equal within a layer tie (`common.methods.hidenseek.signed_constant`).
     density
         Share of the weights that stay, in (0, 1].
     passes

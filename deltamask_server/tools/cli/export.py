@@ -3,59 +3,54 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from deltamask_server.tools.cli.output import fail
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from common.models import Head
-
 __all__ = ["export"]
-
-
-class Form(StrEnum):
-    """What stands for the mask."""
-
-    mean = "mean"
-    mask = "mask"
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run's folder, for instance runs/latest.", show_default=False)],
     form: Annotated[
-        Form, typer.Option(help="mean: theta, two bytes a masked weight, most accurate. mask: one bit a masked weight.")
-    ] = Form.mean,
+        str | None,
+        typer.Option(
+            help="mean: theta, two bytes a masked weight, most accurate. mask: one bit a masked weight. signs, of "
+            "hidenseek: two bits a masked weight. Default: the first that the run's method has.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; default: RUN/FORM.safetensors.", show_default=False)
     ] = None,
 ) -> None:
-    """Write the fine-tuned model of a run as a file, for `deltamask predict` and `deltamask_server.load_finetuned`.
+    """Write the fine-tuned model of a run as a .safetensors file, for `deltamask predict` and load_finetuned.
 
-    Runs of the method hidenseek have one form, whatever --form says: two bits a masked weight. Exit status 1 if the
-    folder holds no finished run, or one of the method fedavg.
+    Exit status 1 if the folder holds no finished run, or one of a method whose model has no such form.
     """
     from safetensors import SafetensorError, safe_open
 
     from common.errors import DeltaMaskError
+    from common.methods import METHODS
     from common.models import Head
-    from deltamask_server.tools.finetuned import Place, write_finetuned, write_signs
+    from deltamask_server.tools.finetuned import Place, write_finetuned
 
     source = run / "model.safetensors"
     try:
         with safe_open(source, "np") as file:
             about = file.metadata() or {}
             tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        if not {"theta", "signs"} & set(tensors):
-            fail(f"{source}: no theta in it: export is for runs of the methods deltamask and hidenseek", 1)
         config = json.loads(about["config"])
-        head = Head(tensors["head.weight"], tensors["head.bias"])
+        method = METHODS[config["method"]]
+        if not method.exports:
+            able = ", ".join(name for name, other in METHODS.items() if other.exports)
+            fail(f"{source}: a run of the method {method.name}, whose model has no such file; those of {able} have", 1)
+        what = form or method.exports[0]
+        if what not in method.exports:
+            fail(f"--form {what}: the method {method.name} has {', '.join(method.exports)}", 2)
         place: Place = {
             "backbone": about["backbone"],
             "image_size": config["image-size"],
@@ -63,39 +58,9 @@ def export(
             "digest": about["backbone_digest"],
             "classes": tuple(json.loads(about.get("classes", "[]"))),
         }
-        what = form.value if "theta" in tensors else "signs"
         target = out or run / f"{what}.safetensors"
-        if what == "signs":
-            signs, head = _signs(tensors, head, config, about)
-            write_signs(target, signs, head, magnitudes=config["sign-magnitudes"], **place)
-            count = len(signs)
-        else:
-            write_finetuned(target, what, tensors["theta"], head, **place)
-            count = len(tensors["theta"])
+        head = Head(tensors.pop("head.weight"), tensors.pop("head.bias"))
+        write_finetuned(target, what, tensors, head, config, **place)
     except (OSError, SafetensorError, KeyError, ValueError, DeltaMaskError) as error:
         fail(f"{source}: {type(error).__name__}: {error}; a finished run leaves this file", 1)
-    typer.echo(f"{target}: {target.stat().st_size:,} bytes, {what} of {count:,} masked weights")
-
-
-def _signs(
-    tensors: dict[str, Any], head: Head, config: dict[str, Any], about: dict[str, str]
-) -> tuple[NDArray[np.int8], Head]:
-    """Signs of the backbone's masked weights (0 is pruned), and the head with its own signs if it is a random one."""
-    import numpy as np
-
-    from common.models import Head
-    from common.models.heads.random_head import RANDOM_HEAD
-    from common.models.subnetwork import Subnetwork
-    from deltamask_server.tools.outline import outline
-
-    place = outline(about["backbone"], config["image-size"], config["masked-blocks"])
-    sizes = tuple(int(np.prod(shape)) for _, shape in place.tensors)
-    signs_head = config["head"] == RANDOM_HEAD
-    subnetwork = Subnetwork.unchecked(tensors["subnetwork"].tobytes(), sizes + (head.weight.size,) * signs_head)
-    signs = subnetwork.spread(tensors["signs"].astype(np.float32) * 2 - 1)
-    tail, rest = np.split(signs, [sum(sizes)])
-    if signs_head:
-        kept = Subnetwork(rest != 0, (rest.size,))
-        weight = kept.prepare(head.weight.ravel(), config["sign-magnitudes"]) * rest
-        head = Head(weight.reshape(head.weight.shape), head.bias)
-    return tail.astype(np.int8), head
+    typer.echo(f"{target}: {target.stat().st_size:,} bytes, form {what}")

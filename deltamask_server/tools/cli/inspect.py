@@ -16,6 +16,7 @@ from deltamask_server.tools.cli.output import fail
 
 if TYPE_CHECKING:
     from common.errors import PayloadError
+    from common.methods import Method
 
 __all__ = ["explain", "inspect", "read_payload"]
 
@@ -101,25 +102,23 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     """
     from common.codecs import codec_of
     from common.errors import ChecksumMismatch, PayloadError, WrongFormat, WrongModel
-    from common.wire import HEADER_BYTES, METHODS, PLAIN, read_header
+    from common.methods import method_of
+    from common.wire import HEADER_BYTES, read_header
 
     header, intact = read_header(payload)
-    methods = {number: name for name, number in METHODS.items()}
-    if header.method not in methods:
+    method = method_of(header.method)
+    if method is None:
         raise WrongFormat(f"method {header.method}: there is no such method")
-    if methods[header.method] in ("fedavg", "lotteryfl") or (methods[header.method], header.codec) == (
-        "hidenseek",
-        PLAIN,
-    ):
-        return _explain_weights(payload, methods[header.method])
+    if method.plain_fields(header) is not None:
+        return _explain_numbers(payload, method)
     codec = codec_of(payload)
     lines = [
-        ("format", f"wire version {header.version}, method {methods[header.method]}"),
+        ("format", f"wire version {header.version}, method {method.name}"),
         ("codec", f"{codec.name} (number {codec.number})"),
         ("round, slot", f"{header.round:,}, {header.slot:,}"),
         ("d", f"{header.d:,} masked weights"),
         ("n", f"{header.n:,} {codec.counts}" + (f", {100 * header.n / header.d:.3g} % of d" if header.d else "")),
-        ("theta digest", header.theta_digest.hex()),
+        ("base digest", header.base_digest.hex()),
         ("checksum", "fits" if intact else "does not fit"),
     ]
     refused: PayloadError | None = None if intact else ChecksumMismatch("the checksum does not fit the bytes")
@@ -141,31 +140,23 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     return [*lines, *zip(names, sizes, strict=True), ("mask", _NOT_DECODED)], refused
 
 
-def _explain_weights(payload: bytes, method: str) -> tuple[list[tuple[str, str]], PayloadError | None]:
-    """As `explain`, for plain float32: weights, all of them or those that a client of LotteryFL keeps, or scores."""
+def _explain_numbers(payload: bytes, method: Method) -> tuple[list[tuple[str, str]], PayloadError | None]:
+    """As `explain`, for plain float32."""
     from common.errors import PayloadError
-    from common.tickets import unpack_ticket
-    from common.weights_payload import unpack_weights
     from common.wire import HEADER_BYTES, read_header
 
     header, intact = read_header(payload)
-    share = f", {100 * header.n / header.d:.3g} % of them" if header.d else ""
     lines = [
-        ("format", f"wire version {header.version}, method {method}: float32, not compressed"),
+        ("format", f"wire version {header.version}, method {method.name}: float32, not compressed"),
         ("round, slot", f"{header.round:,}, {header.slot:,}"),
-        ("parameters", f"{header.d:,}" + ("" if method == "hidenseek" else ": the tail's, then the head's")),
-        *([("kept", f"{header.n:,}{share}, and a bit for each parameter")] if method == "lotteryfl" else []),
-        ("base digest", header.theta_digest.hex()),
+        *(method.plain_fields(header) or {}).items(),
+        ("base digest", header.base_digest.hex()),
         ("checksum", "fits" if intact else "does not fit"),
         ("bytes", f"{len(payload):,} in all, {HEADER_BYTES} of them header"),
     ]
     try:
-        says = header.d, header.round, header.slot, header.theta_digest
-        if method == "lotteryfl":
-            weights = unpack_ticket(payload, *says)[1]
-        else:
-            weights = unpack_weights(payload, *says, header.method)
+        numbers = method.plain_values(payload, header)
     except PayloadError as error:
         return lines, error
-    values = f"{weights.min():.4g} to {weights.max():.4g}" if len(weights) else "none"
+    values = f"{numbers.min():.4g} to {numbers.max():.4g}" if len(numbers) else "none"
     return [*lines, ("values", values)], None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from common.config.cache_path import default_cache_path
 from deltamask_server.tools.doctor.backbone_weights import check_weights
 from deltamask_server.tools.doctor.clock import check_clock
 from deltamask_server.tools.doctor.data import check_data
@@ -50,7 +51,6 @@ def examine(setting: Setting, now: datetime) -> Iterator[Finding]:
     yield from _network(setting, now)
     if libraries.status == Status.failed:
         return
-    from common.config import default_cache_path  # here: Numba comes with it, and may be what is broken
 
     cache = setting.cache or default_cache_path()
     yield check_weights()

@@ -10,7 +10,7 @@ from deltamask_server.tools.report.charts import Axis, Series, Stack, column_cha
 from deltamask_server.tools.report.data import Round, Run
 from deltamask_server.tools.report.elements import details, element, table
 from deltamask_server.tools.report.figures import client_figures, traffic_after_rounds
-from deltamask_server.tools.report.wording import amount, duration, percent
+from deltamask_server.tools.report.wording import amount, duration, method_of_run, percent
 
 __all__ = ["form_names", "plots"]
 
@@ -44,10 +44,8 @@ def form_names(run: Run) -> dict[str, str]:
     """What the forms of the global model are called, of those that this run has tested, the one to use first."""
     tested = [entry.accuracy for entry in run.results.rounds if entry.accuracy]
     found = {form for accuracies in tested for form, accuracy in accuracies.items() if accuracy is not None}
-    if run.results.config.get("method") == "deltamask":
-        names = {"mean": "mean mask", "sample": "sampled mask", "threshold": "thresholded mask"}
-    else:
-        names = {"mean": "global signs" if run.results.config.get("method") == "hidenseek" else "mean of weights"}
+    method = method_of_run(run.results.config)
+    names = {} if method is None else method.forms
     return {form: names.get(form, form) for form in [*names, *sorted(found - names.keys())] if form in found}
 
 

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 from deltamask_server.tools.report.data import Run
 from deltamask_server.tools.report.elements import Child, details, element, table
 from deltamask_server.tools.report.figures import client_figures
-from deltamask_server.tools.report.wording import changed_settings, run_config_option
+from deltamask_server.tools.report.wording import changed_settings, method_of_run, run_config_option
 
 __all__ = ["commands", "settings"]
 
@@ -50,9 +50,9 @@ def commands(run: Run) -> list[Element]:
         option = run_config_option(changed)
         simulate, connected = f"{simulate} --run-config {option}", f"{connected} -c {option}"
     made = [("Again, as a simulation", simulate), ("Again, on machines that are connected", connected)]
-    if config.get("method") in ("deltamask", "hidenseek") and run.results.status == "completed":
-        form = " --form mean" if config.get("method") == "deltamask" else ""
-        made.append(("The model as one file", f"deltamask export {place}{form}"))
+    method = method_of_run(config)
+    if method is not None and method.exports and run.results.status == "completed":
+        made.append(("The model as one file", f"deltamask export {place} --form {method.exports[0]}"))
     if run.payload is not None:
         made.append(("What the payload says", f"deltamask inspect {place / 'payload.bin'}"))
     made.append(("This page", f"deltamask report {place}"))

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from common.config import RunConfig
+from common.config.run import defaults
+from common.methods import METHODS, Method
 
 __all__ = [
     "NONE",
@@ -17,6 +18,7 @@ __all__ = [
     "coding",
     "duration",
     "method_name",
+    "method_of_run",
     "percent",
     "reasons",
     "run_config_option",
@@ -25,27 +27,23 @@ __all__ = [
 
 NONE = "\N{EN DASH}"
 """In the place of a figure that there is not."""
-_METHODS = {"deltamask": "DeltaMask", "hidenseek": "HideNseek", "fedavg": "FedAvg", "lotteryfl": "LotteryFL"}
+
+
+def method_of_run(config: Mapping[str, Any]) -> Method | None:
+    """The method of a run; None if this version does not know it."""
+    return METHODS.get(str(config.get("method", "deltamask")))
 
 
 def method_name(config: Mapping[str, Any]) -> str:
     """The method as its paper writes it."""
-    method = str(config.get("method", "deltamask"))
-    return _METHODS.get(method, method)
+    method = method_of_run(config)
+    return str(config.get("method")) if method is None else method.title
 
 
 def coding(config: Mapping[str, Any]) -> str:
     """How the model travels."""
-    method = config.get("method", "deltamask")
-    if method == "deltamask":
-        return f"codec {config.get('codec', '?')}, downlink {config.get('downlink', '?')}"
-    if method == "hidenseek" and config.get("local-only"):
-        return "nothing: clients go on from their own signs"
-    if method == "hidenseek" and config.get("upload") == "signs":
-        return f"signs, as bits or by {config.get('sign-codec', '?')}"
-    if method == "lotteryfl":
-        return "float32 both ways, of what each client keeps"
-    return "float32 both ways"
+    method = method_of_run(config)
+    return "?" if method is None else method.coding(config)
 
 
 def amount(size: float) -> str:
@@ -90,8 +88,8 @@ def reasons(failed: Counter[str] | Mapping[str, int]) -> str:
 
 def changed_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The run config's keys that are not at this version's default."""
-    defaults = RunConfig().model_dump(by_alias=True)
-    return {key: value for key, value in config.items() if key not in defaults or defaults[key] != value}
+    initial = defaults()
+    return {key: value for key, value in config.items() if key not in initial or initial[key] != value}
 
 
 def run_config_option(settings: Mapping[str, Any]) -> str:
