@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from deltamask_server.strategy import DeltaMask
 from flwr.app import Error, Message, RecordDict
 
 from common.codecs import SharedState, get_codec
@@ -15,6 +14,7 @@ from common.downlink import apply_chain
 from common.messages import HEAD, HELLO, TRAIN, Hello, pack_hello, pack_update, unpack_global
 from common.models import Head
 from deltamask_server.enrolment import Enrolment
+from deltamask_server.methods.deltamask.strategy import DeltaMask
 from deltamask_server.tally import Tally
 from tests.conftest import local_step
 from tests.grid import MemoryGrid, Node, answer

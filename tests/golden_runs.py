@@ -55,7 +55,9 @@ RUNS: dict[str, dict[str, str | int | float | bool]] = {
     "bloom": {"codec": "bloom"},
     "bits": {"codec": "bits"},
     "prior": {"codec": "exact", "prior": 2.0, "theta-clip": 0.05, "initial-theta": 0.9},
-    "ridge-sgd": {"head": "ridge", **NO_PROBE, "optimiser": "sgd", "learning-rate": 5.0, "momentum": 0.8, "codec": "exact"},
+    "ridge-sgd": {
+        "head": "ridge", **NO_PROBE, "optimiser": "sgd", "learning-rate": 5.0, "momentum": 0.8, "codec": "exact",
+    },
     "mean-augmented": {"head": "mean", **NO_PROBE, "augment": 2, "augment-mirror": False, "codec": "exact"},
     "head-finetuned": {"head-finetune-rounds": 2, "codec": "exact"},
     "validated": {"validation-fraction": 0.2, "personal-test": True, "codec": "exact", "eval-every": 2},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from common.config import parse_run_config
+from common.config.run import parse_run_config
 from common.models import load_backbone
 from common.models.presets import PRESETS
 from deltamask_server.tools.cli import app

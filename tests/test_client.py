@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deltamask_client.masks import make_codec
-from deltamask_client.training import train_masks
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from common.codecs import SharedState, get_codec
-from common.config import NodeConfig, RunConfig
+from common.config.node import NodeConfig
+from common.config.run import RunConfig
 from common.downlink import join_chain, pack_quantised, pack_same
 from common.messages import (
     EVALUATE,
@@ -30,6 +29,8 @@ from common.models import Activations, Head, get_head, load_backbone
 from common.theta import quantise, theta_digest
 from deltamask_client.app import app
 from deltamask_client.epochs import Recipe
+from deltamask_client.methods.deltamask.client import make_codec
+from deltamask_client.methods.deltamask.training import train_masks
 
 RECIPE = Recipe(epochs=1, batch_size=16, learning_rate=0.1)
 CONFIG = RunConfig(train_limit=200, local_epochs=1, head_epochs=20, masked_blocks=2)
@@ -37,7 +38,7 @@ CONFIG = RunConfig(train_limit=200, local_epochs=1, head_epochs=20, masked_block
 
 def context(tmp_path: Path, run: RunConfig = CONFIG, **node: int | str) -> Context:
     node_config = {"partition-id": 1, "num-partitions": 4, "cache-dir": str(tmp_path / "cache")} | node
-    return Context(0, 0, node_config, RecordDict(), run.model_dump(by_alias=True))
+    return Context(0, 0, node_config, RecordDict(), run.as_dict())
 
 
 def ask(kind: str, content: RecordDict | None = None) -> Message:

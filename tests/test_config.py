@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RunConfig, parse_node_config, parse_run_config
+from common.config.node import parse_node_config
+from common.config.run import RunConfig, parse_run_config
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -15,13 +16,13 @@ def test_pyproject_lists_every_key_with_its_default() -> None:
     # Flower refuses overrides of keys that do not stand there.
     with (ROOT / "pyproject.toml").open("rb") as file:
         listed = tomllib.load(file)["tool"]["flwr"]["app"]["config"]
-    assert listed == RunConfig().model_dump(by_alias=True)
+    assert listed == RunConfig().as_dict()
     assert parse_run_config(listed) == RunConfig()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.toml")), ids=lambda path: path.name)
 def test_config_files_are_valid(path: Path) -> None:
-    parse_run_config(RunConfig().model_dump(by_alias=True) | tomllib.loads(path.read_text()))
+    parse_run_config(RunConfig().as_dict() | tomllib.loads(path.read_text()))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.data import Split, open_split, partition_indices
 from common.data.catalogue import HUB
 from common.errors import DataError

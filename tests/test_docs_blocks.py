@@ -22,7 +22,8 @@ import typer
 from flwr.common.config import flatten_dict, parse_config_args
 from typer.testing import CliRunner
 
-from common.config import parse_node_config, parse_run_config
+from common.config.node import parse_node_config
+from common.config.run import parse_run_config
 from deltamask_server.tools.cli import app
 from tests import markdown
 from tests.markdown import ROOT, Code, blocks, code_spans, commands, heredocs, pages

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from common.config import default_cache_path
+from common.config.cache_path import default_cache_path
 from deltamask_server.tools.cli import app
 from deltamask_server.tools.doctor import Finding, Setting, Status, examine
 from deltamask_server.tools.doctor.data import check_data

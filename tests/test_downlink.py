@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common.posterior import BetaPosterior, empty_posterior, fold, mode
-from deltamask_client.store import Held, ThetaStore
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.aggregation.beta import BetaPosterior, empty_posterior, fold, mode
 from common.codecs import SharedState, codec_of, get_codec
 from common.downlink import apply_chain, join_chain, pack_exact, pack_float32, pack_quantised, pack_relay
 from common.downlink.relay import unpack_relay
@@ -19,6 +18,7 @@ from common.entropy import decode_symbols, encode_symbols
 from common.errors import PayloadError, WrongModel
 from common.models import Head
 from common.theta import quantise, theta_digest
+from deltamask_client.methods.deltamask.store import Held, ThetaStore
 from deltamask_server.downlink import Downlink
 from tests.conftest import local_step
 

@@ -7,18 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from common.weights_payload import join_weights, pack_weights, unpack_weights, weights_bytes, weights_digest
-from deltamask_client.full_training import train_weights
-from deltamask_server.fedavg import FedAvg
 from flwr.app import Error, Message
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import BadMetric, WrongModel
 from common.messages import HEAD, HELLO, Hello, pack_hello, pack_update, unpack_global, unpack_round
+from common.methods.fedavg.payload import pack_weights, unpack_weights, weights_bytes, weights_digest
+from common.methods.fedavg.vector import join_weights
 from common.models import Activations, Head, TailWeights, load_backbone
 from deltamask_client.epochs import Recipe
+from deltamask_client.methods.fedavg.training import train_weights
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
+from deltamask_server.methods.fedavg.strategy import FedAvg
 from deltamask_server.tools.cli.inspect import explain
 from tests.e2e.in_process import run_in_process
 from tests.federation import CLASSES, DIGEST, FEATURES, METRICS, SEED, D

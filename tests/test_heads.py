@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import RunConfig, parse_run_config
+from common.config.run import RunConfig, parse_run_config
 from common.errors import BadMetric, ConfigError
 from common.models import Head, get_head
 from common.models.heads.base import softmax_head

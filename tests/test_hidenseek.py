@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from common.signs import SignState, encode_signs, positive_signs
-from common.weights_payload import pack_empty, pack_weights
-from deltamask_server.hidenseek import HideNseek
 from flwr.app import Message
 
 from common.downlink import apply_chain
 from common.messages import HELLO, Hello, pack_hello, pack_update, unpack_global, unpack_round, unpack_subnetwork
+from common.methods.fedavg.payload import pack_empty, pack_weights
+from common.methods.hidenseek.signs import SignState, encode_signs, positive_signs
 from common.models import Head, load_backbone
 from common.theta import theta_digest
 from common.wire import METHODS
 from deltamask_server.enrolment import Enrolment
+from deltamask_server.methods.hidenseek.strategy import HideNseek
 from deltamask_server.tools.finetuned import load_finetuned
 from tests.e2e.in_process import run_in_process
 from tests.federation import METRICS

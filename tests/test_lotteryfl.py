@@ -10,23 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common.tickets import (
-    mask_digest,
-    pack_everything,
-    pack_kept,
-    pack_ticket,
-    ticket_bytes,
-    unpack_global_weights,
-    unpack_ticket,
-)
-from common.weights_payload import join_weights, pack_weights, split_weights, weights_digest
-from deltamask_client.full_training import train_weights
-from deltamask_client.pruning import prune
-from deltamask_server.fedavg import FedAvg
-from deltamask_server.lotteryfl import LotteryFL
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
-from common.config import RunConfig, parse_node_config, parse_run_config
+from common.config.node import parse_node_config
+from common.config.run import RunConfig, parse_run_config
 from common.errors import ConfigError, WrongModel
 from common.messages import (
     EVALUATE,
@@ -45,13 +32,21 @@ from common.messages import (
     unpack_round,
     unpack_update,
 )
+from common.methods.fedavg.payload import pack_weights, weights_digest
+from common.methods.fedavg.vector import join_weights, split_weights
+from common.methods.lotteryfl.downwards import pack_everything, pack_kept, unpack_global_weights
+from common.methods.lotteryfl.ticket import mask_digest, pack_ticket, ticket_bytes, unpack_ticket
 from common.models import Activations, Head, TailWeights, load_backbone
 from common.uniforms import stream_seed
 from common.wire import HEADER_BYTES, METHODS, Header, pack_payload, read_header
 from deltamask_client.app import app
 from deltamask_client.epochs import Recipe
+from deltamask_client.methods.fedavg.training import train_weights
+from deltamask_client.methods.lotteryfl.pruning import prune
 from deltamask_client.site import load_site, recipe_of
 from deltamask_server.enrolment import Enrolment
+from deltamask_server.methods.fedavg.strategy import FedAvg
+from deltamask_server.methods.lotteryfl.strategy import LotteryFL
 from tests.e2e.in_process import run_in_process
 from tests.federation import CLASSES, DIGEST, FEATURES, METRICS, SEED, D
 from tests.grid import MemoryGrid, Node, answer
@@ -220,7 +215,7 @@ def test_everybody_else_is_sent_everything_with_the_first_head() -> None:
         ("truncated", lambda fields, body: (fields, body[:-4])),
         ("bad-metric", lambda fields, body: (fields, body[:-4] + np.float32(np.nan).tobytes())),
         ("wrong-round", lambda fields, body: (replace(fields, round=2), body)),
-        ("wrong-model", lambda fields, body: (replace(fields, theta_digest=bytes(8)), body)),
+        ("wrong-model", lambda fields, body: (replace(fields, base_digest=bytes(8)), body)),
         ("wrong-format", lambda fields, body: (replace(fields, method=METHODS["fedavg"]), body)),
     ],
 )
@@ -274,7 +269,7 @@ def heads(backbone) -> tuple[Head, Head]:
 def ask(tmp_path: Path, content: RecordDict, kind: str = TRAIN, run: RunConfig = RUN) -> Message:
     message = Message(content, dst_node_id=1, message_type=kind)
     message.metadata.__dict__["_message_id"] = "m"
-    return app(message, Context(7, 0, node_values(tmp_path), RecordDict(), run.model_dump(by_alias=True)))
+    return app(message, Context(7, 0, node_values(tmp_path), RecordDict(), run.as_dict()))
 
 
 def node_values(tmp_path: Path) -> dict[str, int | str]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.config import RunConfig, parse_node_config
+from common.config.node import parse_node_config
+from common.config.run import RunConfig
 from common.errors import DataError
 from deltamask_client.images import check_source, site_images
 from tests.e2e.in_process import run_in_process

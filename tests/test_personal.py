@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from common.weights_payload import join_weights, unpack_weights, weights_digest
-from deltamask_client.training import train_masks
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from common.config import NodeConfig, RunConfig, parse_node_config
+from common.config.node import NodeConfig, parse_node_config
+from common.config.run import RunConfig
 from common.data import open_split
 from common.downlink import join_chain, pack_quantised
 from common.errors import WrongFormat
@@ -28,10 +27,13 @@ from common.messages import (
     unpack_evaluation,
     unpack_update,
 )
+from common.methods.fedavg.payload import unpack_weights, weights_digest
+from common.methods.fedavg.vector import join_weights
 from common.models import Activations, Head, TailWeights, get_head, load_backbone, score
 from common.theta import quantise
 from common.uniforms import stream_seed
 from deltamask_client.app import app
+from deltamask_client.methods.deltamask.training import train_masks
 from deltamask_client.site import load_site, recipe_of
 from deltamask_server.console import header, round_line, summary
 from deltamask_server.run_folder import RunFolder
@@ -83,7 +85,7 @@ def train(tmp_path: Path, run: RunConfig, arrays: bytes, head: Head, server_roun
     content["round"] = ConfigRecord({"round": server_round, "slot": 0})
     message = Message(content, dst_node_id=1, message_type=TRAIN)
     message.metadata.__dict__["_message_id"] = "m"
-    context = Context(0, 0, node_values(tmp_path, **values), RecordDict(), run.model_dump(by_alias=True))
+    context = Context(0, 0, node_values(tmp_path, **values), RecordDict(), run.as_dict())
     return unpack_update(app(message, context).content, 10**7, with_personal=True)
 
 
@@ -177,7 +179,7 @@ def test_a_test_class_that_the_run_has_not_keeps_the_client_out(tmp_path: Path) 
     def hello(run: RunConfig) -> Message:
         message = Message(pack_classes(("apple", "fern")), dst_node_id=1, message_type=HELLO)
         message.metadata.__dict__["_message_id"] = "m"
-        return app(message, Context(0, 0, node_values(tmp_path), RecordDict(), run.model_dump(by_alias=True)))
+        return app(message, Context(0, 0, node_values(tmp_path), RecordDict(), run.as_dict()))
 
     assert hello(run).error.reason.startswith("DataError")
     assert not hello(run.model_copy(update={"personal_test": False})).has_error()
@@ -251,7 +253,7 @@ def test_figures_are_those_of_validation() -> None:
 
 
 def test_a_person_reads_the_mean(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, 1, RunConfig(personal_test=True).model_dump(by_alias=True))
+    folder = RunFolder(tmp_path, 1, RunConfig(personal_test=True).as_dict())
     folder.set_model("letters-vit", b"12345678", (80,))
     folder.set_linear_probe(0.5, Tally((0, 2), {0: 32, 2: 32}), 1.0)
     with_figures = report(1)

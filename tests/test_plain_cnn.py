@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from typer.testing import CliRunner
 
-from common.config import parse_run_config
+from common.config.run import parse_run_config
 from common.errors import ConfigError, ModelError
 from common.models import Activations, Masks, load_backbone, preprocess
 from common.models.backbone import build_parts

@@ -11,7 +11,7 @@ import torch
 from flwr.app import MetricRecord
 from safetensors import safe_open
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.models import Head
 from common.theta import theta_digest
 from deltamask_server.console import round_line, summary
@@ -36,7 +36,7 @@ def report(number: int, mean: float | None = 0.6) -> RoundReport:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    folder = RunFolder(tmp_path / "runs", 42, RunConfig(num_server_rounds=2).model_dump(by_alias=True))
+    folder = RunFolder(tmp_path / "runs", 42, RunConfig(num_server_rounds=2).as_dict())
     folder.set_model("letters-vit", b"12345678", (50, 30))
     folder.set_linear_probe(0.5, Tally((0, 2), {0: 32, 2: 32}), 1.0)
     return folder

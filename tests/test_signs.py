@@ -5,26 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from common.models.sign_network import SignNetwork, network_segments, network_weights
-from common.models.subnetwork import Subnetwork
-from common.signs import SignState, encode_signs, initial_scores, positive_signs, signs_to_theta
-from deltamask_client.sign_training import train_signs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.codecs import codec_of, get_codec
 from common.errors import ChecksumMismatch, PayloadError, TruncatedPayload, WrongFormat, WrongModel
+from common.methods.hidenseek.sign_network import SignNetwork, network_segments, network_weights
+from common.methods.hidenseek.signs import SignState, encode_signs, initial_scores, on_grid, positive_signs
+from common.methods.hidenseek.subnetwork import Subnetwork
 from common.models import Activations, Head, SignMask, load_backbone
 from common.models.heads.random_head import random_head
 from common.wire import METHODS, read_header
 from deltamask_client.epochs import Recipe
+from deltamask_client.methods.hidenseek.training import train_signs
 
 CLASSES = 3
 
 
 def state(positive: np.ndarray, **where: int) -> SignState:
     place = {"seed": 1, "round": 2, "slot": 3} | where
-    return SignState(signs_to_theta(positive), **place)
+    return SignState(on_grid(positive), **place)
 
 
 @settings(max_examples=60, deadline=None)
@@ -183,4 +183,4 @@ def test_initial_scores_have_the_global_sign_and_sizes_of_their_own() -> None:
     assert np.abs(scores).mean() == pytest.approx(0.1, rel=0.05)
     assert np.array_equal(scores, initial_scores(positive, 0.2, 1, 2, 3))
     assert not np.array_equal(scores, initial_scores(positive, 0.2, 1, 2, 4))
-    assert np.array_equal(positive_signs(signs_to_theta(positive)), positive)
+    assert np.array_equal(positive_signs(on_grid(positive)), positive)

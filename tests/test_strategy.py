@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from common.posterior import empty_posterior, fold, mode
 from flwr.app import Error, Message, RecordDict
 
+from common.aggregation.beta import empty_posterior, fold, mode
 from common.codecs import SharedState, get_codec
 from common.downlink import apply_chain
 from common.errors import RoundError, WrongModel

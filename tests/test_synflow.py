@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from common.models.signed_constant import kept_factors, signed_constants
-from deltamask_server.synflow import OpenAttention, prune
 from torch import nn
 
 from common.errors import ConfigError, ModelError
+from common.methods.hidenseek.signed_constant import kept_factors, signed_constants
 from common.models import InputSpec
 from common.models.backbone import Parts, build_parts
 from common.models.families import Split
@@ -17,6 +16,7 @@ from common.models.maskable import masked_tensors
 from common.models.plain_cnn import kaiming_uniform
 from common.models.presets import PLAIN
 from common.uniforms import stream_key
+from deltamask_server.methods.hidenseek.synflow import OpenAttention, prune
 
 CLASSES = 10
 

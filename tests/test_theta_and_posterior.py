@@ -4,10 +4,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from common.posterior import BetaPosterior, empty_posterior, fold, is_reset_round, mode, posterior_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.aggregation.beta import BetaPosterior, empty_posterior, fold, is_reset_round, mode, posterior_of
 from common.theta import probabilities, quantise, scores, theta_digest
 
 

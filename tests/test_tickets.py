@@ -7,24 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common.tickets import (
-    pack_everything,
-    pack_kept,
-    pack_mask,
-    pack_ticket,
-    ticket_bytes,
-    unpack_global_weights,
-    unpack_ticket,
-)
-from common.weights_payload import split_weights
-from deltamask_client.pruning import prune
-from deltamask_client.ticket_store import Ticket, TicketStore
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import PayloadError
+from common.methods.fedavg.vector import split_weights
+from common.methods.lotteryfl.downwards import pack_everything, pack_kept, unpack_global_weights
+from common.methods.lotteryfl.ticket import pack_mask, pack_ticket, ticket_bytes, unpack_ticket
 from common.models import Head
 from common.wire import HEADER_BYTES, METHODS, Header, pack_payload
+from deltamask_client.methods.lotteryfl.pruning import prune
+from deltamask_client.methods.lotteryfl.store import Ticket, TicketStore
 from deltamask_server.tools.cli.inspect import explain
 from tests.federation import CLASSES, FEATURES
 
@@ -120,7 +113,7 @@ BAD: dict[str, tuple[str, Header, bytes]] = {
     "too large": ("bad-metric", FIELDS, BITS + np.float32(256.5).tobytes() + VALUES[4:]),
     "another round": ("wrong-round", replace(FIELDS, round=2), BITS + VALUES),
     "another slot": ("wrong-slot", replace(FIELDS, slot=0), BITS + VALUES),
-    "other weights": ("wrong-model", replace(FIELDS, theta_digest=b"otherone"), BITS + VALUES),
+    "other weights": ("wrong-model", replace(FIELDS, base_digest=b"otherone"), BITS + VALUES),
     "method fedavg": ("wrong-format", replace(FIELDS, method=METHODS["fedavg"]), BITS + VALUES),
     "a codec": ("wrong-format", replace(FIELDS, codec=1), BITS + VALUES),
     "version 2": ("wrong-format", replace(FIELDS, version=2), BITS + VALUES),

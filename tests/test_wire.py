@@ -16,7 +16,7 @@ from common.errors import (
 )
 from common.wire import HEADER_BYTES, Header, max_payload_bytes, pack_payload, unpack_payload
 
-HEADER = Header(codec=1, round=7, slot=3, d=1000, n=12, theta_digest=bytes(range(8)))
+HEADER = Header(codec=1, round=7, slot=3, d=1000, n=12, base_digest=bytes(range(8)))
 
 
 def test_layout_is_the_documented_one() -> None:
@@ -40,7 +40,7 @@ def test_each_mismatch_is_an_error_of_its_own() -> None:
     for error, (data, expected) in cases.items():
         with pytest.raises(error):
             unpack_payload(data, expected)
-    for wrong in (replace(HEADER, d=1001), replace(HEADER, theta_digest=bytes(8))):
+    for wrong in (replace(HEADER, d=1001), replace(HEADER, base_digest=bytes(8))):
         with pytest.raises(WrongModel):
             unpack_payload(payload, wrong)
     for wrong in (replace(HEADER, codec=2), replace(HEADER, method=2)):

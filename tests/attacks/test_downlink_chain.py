@@ -12,8 +12,8 @@ import zlib
 
 import numpy as np
 import pytest
-from common.posterior import empty_posterior, fold, mode
 
+from common.aggregation.beta import empty_posterior, fold, mode
 from common.codecs import SharedState, get_codec
 from common.downlink import (
     MAX_STEPS,
