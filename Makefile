@@ -20,7 +20,7 @@ demo: $(READY)  ## Fine-tune the embedded backbone on handwritten digits over te
 	@$(BIN)/python deploy/simulate.py --supernodes 10
 
 watch: $(READY)  ## Follow the newest run as a live table
-	@$(BIN)/python -m deltamask_server.tools.watch runs/latest
+	@$(BIN)/deltamask watch
 
 report: $(READY)  ## The newest run as one HTML page
 	@$(BIN)/deltamask report

@@ -10,6 +10,7 @@ import pytest
 import torch
 from flwr.app import MetricRecord
 from safetensors import safe_open
+from typer.testing import CliRunner
 
 from common.config.run import RunConfig
 from common.models import Head
@@ -18,6 +19,7 @@ from deltamask_server.console import round_line, summary
 from deltamask_server.rounds import RoundReport
 from deltamask_server.run_folder import RunFolder
 from deltamask_server.tally import Tally
+from deltamask_server.tools.cli import app
 from deltamask_server.tools.watch import follow
 
 THETA = np.arange(1, 81, dtype=np.uint16) * 800
@@ -120,6 +122,20 @@ def test_a_run_that_ends_while_one_asks_about_it_is_no_failure(folder: RunFolder
         return True
 
     assert follow(folder.path, has_ended) is True
+
+
+def test_the_command_watch_ends_with_the_run(folder: RunFolder) -> None:
+    folder.add_round(report(1, 0.75))
+    folder.finish("completed")
+    done = CliRunner().invoke(app, ["watch", str(folder.path.parent / "latest")])
+    assert done.exit_code == 0
+    assert "linear probe: accuracy 0.5000" in done.stdout
+    assert "linear probe 0.5000 -> mean mask 0.7500" in done.stdout
+    folder.finish("failed", "too few clients")
+    assert CliRunner().invoke(app, ["watch", str(folder.path)]).exit_code == 1
+    nothing = CliRunner().invoke(app, ["watch", str(folder.path.parent)])
+    assert nothing.exit_code == 2
+    assert nothing.stderr == f"Error: no run at {folder.path.parent}: start one, or name its folder\n"
 
 
 def test_tally_counts_each_client_once() -> None:
