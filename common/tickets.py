@@ -16,12 +16,12 @@ Downwards, in theta's place:
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.digest import DIGEST_BYTES, array_digest
 from common.errors import BadCode, BadMetric, TruncatedPayload, WrongModel
 from common.models import Head
 from common.weights_payload import LARGEST, join_weights
@@ -40,8 +40,7 @@ __all__ = [
     "unpack_ticket",
 ]
 
-_DIGEST_BYTES = 8
-_EVERYTHING = bytes(_DIGEST_BYTES)
+_EVERYTHING = bytes(DIGEST_BYTES)
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def unpack_mask(bits: NDArray[np.uint8], count: int) -> NDArray[np.bool_]:
 
 def mask_digest(kept: NDArray[np.bool_]) -> bytes:
     """8 bytes (BLAKE2b) that name a mask, bool ``(count,)``."""
-    return hashlib.blake2b(pack_mask(kept).tobytes(), digest_size=_DIGEST_BYTES).digest()
+    return array_digest(pack_mask(kept), "u1")
 
 
 # -- upwards
@@ -180,9 +179,9 @@ def unpack_global_weights(
     BadMetric
         If a value of the first head is not finite or too large.
     """
-    if len(data) < 2 * _DIGEST_BYTES:
-        raise TruncatedPayload(f"{len(data)} bytes; the two digests alone have {2 * _DIGEST_BYTES}")
-    digest, named, values = data[:_DIGEST_BYTES], data[_DIGEST_BYTES : 2 * _DIGEST_BYTES], data[2 * _DIGEST_BYTES :]
+    if len(data) < 2 * DIGEST_BYTES:
+        raise TruncatedPayload(f"{len(data)} bytes; the two digests alone have {2 * DIGEST_BYTES}")
+    digest, named, values = data[:DIGEST_BYTES], data[DIGEST_BYTES : 2 * DIGEST_BYTES], data[2 * DIGEST_BYTES :]
     if named == _EVERYTHING:
         if len(values) != 4 * tail_count + Head.size(classes, features) or head is None:
             raise WrongModel(f"{len(values)} bytes of weights; {tail_count} of the tail and two heads are needed")

@@ -7,12 +7,12 @@ masks (else averaging would not reduce the sampling noise) and both ends of a li
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.digest import digest8
 from common.splitmix import words
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def stream_key(seed: int, round: int, client: int, purpose: str = "mask") -> int
         Separates streams of one round and client that must be independent.
     """
     text = f"deltamask/{purpose}/{seed}/{round}/{client}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(digest8(text.encode()), "little")
 
 
 def stream_seed(seed: int, round: int, client: int, purpose: str) -> int:
