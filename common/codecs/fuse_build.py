@@ -24,6 +24,7 @@ from common.codecs.fuse_aside import solve_aside
 from common.codecs.fuse_geometry import TIGHT_KEYS, reference_geometry, tight_geometry
 from common.codecs.fuse_hash import fingerprint_of, hash_of, slots_of
 from common.errors import EncodeError
+from common.splitmix import words
 
 __all__ = ["MOST_ASIDE", "build_fingerprints", "peel", "try_seed"]
 
@@ -33,8 +34,6 @@ _TIGHT_SEEDS = 16
 MOST_ASIDE = 256
 """More are needed by one filter in a thousand, and the work grows with them."""
 _GROWTHS_PERCENT = (100, 105, 110, 120, 150, 200, 400)
-_GOLDEN = 0x9E3779B97F4A7C15
-_WORD = (1 << 64) - 1
 
 
 def build_fingerprints(keys: NDArray[np.uint64], bits: int) -> tuple[int, int, int, NDArray[Any]]:
@@ -63,8 +62,8 @@ def build_fingerprints(keys: NDArray[np.uint64], bits: int) -> tuple[int, int, i
     if n >= TIGHT_KEYS:
         plans.insert(0, (*tight_geometry(n), MOST_ASIDE, _TIGHT_SEEDS))
     for length, count, most_aside, seeds in plans:
-        for attempt in range(seeds):
-            seed = _seed(attempt)
+        # Which seeds are tried is part of the format, since equal input must give equal bytes.
+        for seed in words(0, 0, seeds).tolist():
             fingerprints = try_seed(keys, bits, seed, length, count, most_aside)
             if fingerprints is not None:
                 return seed, length, count, fingerprints
@@ -116,16 +115,6 @@ def peel(
         ordered, ends, np.uint64(length), np.uint64(count * length), (count + 2) * length, most_aside
     )
     return slots, hashes, aside, before
-
-
-def _seed(attempt: int) -> int:
-    """SplitMix64's output number ``attempt``: which seeds are tried is part of the format, since equal input must give
-    equal bytes.
-    """
-    z = (attempt + 1) * _GOLDEN & _WORD
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _WORD
-    return z ^ (z >> 31)
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

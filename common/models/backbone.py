@@ -6,13 +6,13 @@ The blocks before the first masked one give the same activations for an image in
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from common.digest import new_digest
 from common.errors import ModelError
 from common.models.families import Split, split_model
 from common.models.input_spec import InputSpec
@@ -124,7 +124,8 @@ def _build(source: Source, weights: str, image_size: int) -> tuple[nn.Module, In
 
 def frozen_digest(model: nn.Module, spec: InputSpec, masked_blocks: int) -> bytes:
     """8 bytes over every weight of a model without classifier, its input, and the split."""
-    state = hashlib.blake2b(f"{spec.text}/{masked_blocks}".encode(), digest_size=8)
+    state = new_digest()
+    state.update(f"{spec.text}/{masked_blocks}".encode())
     for key, tensor in sorted(model.state_dict().items()):
         state.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
         state.update(tensor.detach().cpu().contiguous().reshape(-1).numpy().data)
