@@ -11,7 +11,7 @@ from common.codecs import Codec, SharedState, get_codec
 from common.config import NodeConfig, RunConfig
 from common.downlink import apply_chain
 from common.messages import unpack_classes, unpack_global, unpack_round
-from common.models import Head, score
+from common.models import Head, loss_and_accuracy
 from common.selection import cosine_kappa
 from common.theta import probabilities, theta_digest
 from common.uniforms import stream_seed
@@ -52,7 +52,7 @@ def evaluate_masks(content: RecordDict, run: RunConfig, node: NodeConfig, store:
     """Loss and accuracy of the weights times theta on the images held out."""
     site, theta, head, holds = _receive(content, run, node, store, validation=True)
     site.backbone.masks.set_multiplier(torch.from_numpy(probabilities(theta)))
-    found = score(site.backbone.tail, head, site.activations, site.labels, run.eval_batch_size)
+    found = loss_and_accuracy(site.backbone.tail, head, site.activations, site.labels, run.eval_batch_size)
     return Answer(site, Fit(*found), b"", holds)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from common.config import NodeConfig, RunConfig
-from common.models import score
+from common.models import loss_and_accuracy
 from deltamask_client.images import test_images
 from deltamask_client.site import Site, activations_of
 
@@ -65,4 +65,6 @@ def personal_test(
     if len(labels) == 0:
         return None
     activations = activations_of(run, node, site.backbone, images)
-    return Personal(score(site.backbone.tail, head, activations, labels, run.eval_batch_size)[1], len(labels))
+    return Personal(
+        loss_and_accuracy(site.backbone.tail, head, activations, labels, run.eval_batch_size)[1], len(labels)
+    )

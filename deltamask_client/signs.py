@@ -14,7 +14,7 @@ from common.config import NodeConfig, RunConfig
 from common.downlink import apply_chain
 from common.errors import WrongModel
 from common.messages import unpack_classes, unpack_global, unpack_round, unpack_subnetwork
-from common.models import score
+from common.models import loss_and_accuracy
 from common.models.heads.random_head import RANDOM_HEAD
 from common.models.sign_network import SignNetwork, network_segments, network_weights
 from common.models.subnetwork import Subnetwork
@@ -85,7 +85,7 @@ def evaluate_signs(content: RecordDict, run: RunConfig, node: NodeConfig, store:
     site, network, _, held, scores = _receive(content, run, node, store, validation=True)
     signs = as_floats(positive_signs(held.theta)) if scores is None else scores
     network.load(held.head, signs)
-    found = score(site.backbone.tail, network.logits, site.activations, site.labels, run.eval_batch_size)
+    found = loss_and_accuracy(site.backbone.tail, network.logits, site.activations, site.labels, run.eval_batch_size)
     keeps = scores is None and store.save(held)
     return Answer(site, Fit(*found), b"", theta_digest(held.theta) if keeps else None)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from common.config import NodeConfig, RunConfig
 from common.errors import WrongModel
 from common.messages import unpack_classes, unpack_global, unpack_round
-from common.models import Head, TailWeights, score
+from common.models import Head, TailWeights, loss_and_accuracy
 from common.uniforms import stream_seed
 from common.weights_payload import join_weights, pack_weights, weights_digest
 from deltamask_client.answer import Answer
@@ -51,7 +51,7 @@ def evaluate_weights(content: RecordDict, run: RunConfig, node: NodeConfig, stor
 def score_weights(run: RunConfig, site: Site, tail: NDArray[np.float32], head: Head) -> Fit:
     """Loss and accuracy of weights on a site's images; both 0 without images."""
     with TailWeights(site.backbone).borrowed(tail):
-        return Fit(*score(site.backbone.tail, head, site.activations, site.labels, run.eval_batch_size))
+        return Fit(*loss_and_accuracy(site.backbone.tail, head, site.activations, site.labels, run.eval_batch_size))
 
 
 def _receive(

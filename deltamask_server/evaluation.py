@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.codecs import SharedState
-from common.models import Activations, Backbone, Head, TailWeights, score
+from common.models import Activations, Backbone, Head, TailWeights, loss_and_accuracy
 from common.models.sign_network import SignNetwork
 from common.signs import as_floats
 from common.theta import ONE, probabilities
@@ -66,4 +66,4 @@ class Evaluator:
         return self._score(head)
 
     def _score(self, head: Callable[[torch.Tensor], torch.Tensor]) -> float:
-        return score(self._backbone.tail, head, self._activations, self._labels, self._batch_size)[1]
+        return loss_and_accuracy(self._backbone.tail, head, self._activations, self._labels, self._batch_size)[1]
