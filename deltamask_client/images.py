@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from common.config.node import NodeConfig
 from common.config.run import RunConfig
-from common.data import Loaded, Split, hold_out, is_local, open_split, partition_indices
+from common.data import Loaded, Split, is_local, open_split
 from common.data.config import DirichletSection, PathologicalSection
 from common.errors import DataError
 from common.uniforms import stream_seed
+from deltamask_client.hold_out import hold_out
+from deltamask_client.partition import partition_indices
 
 __all__ = ["Part", "SiteImages", "check_source", "site_images", "test_images"]
 

@@ -14,7 +14,7 @@ import torch
 
 from common.config.node import NodeConfig
 from common.config.run import RunConfig
-from common.models import score
+from common.models import loss_and_accuracy
 from deltamask_client.images import test_images
 from deltamask_client.site import Site, activations_of
 
@@ -67,5 +67,5 @@ def personal_test(
         return None
     activations = activations_of(run, node, site.backbone, images)
     return Personal(
-        score(site.backbone.tail, head, activations, labels, run.evaluation.eval_batch_size)[1], len(labels)
+        loss_and_accuracy(site.backbone.tail, head, activations, labels, run.evaluation.eval_batch_size)[1], len(labels)
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.models import Activations, Backbone, score
+from common.models import Activations, Backbone, loss_and_accuracy
 
 __all__ = ["Evaluator"]
 
@@ -44,4 +44,4 @@ class Evaluator:
 
     def accuracy(self, head: Callable[[torch.Tensor], torch.Tensor]) -> float:
         """Accuracy with the tail as it is now, and a head from features to logits."""
-        return score(self.backbone.tail, head, self._activations, self._labels, self._batch_size)[1]
+        return loss_and_accuracy(self.backbone.tail, head, self._activations, self._labels, self._batch_size)[1]

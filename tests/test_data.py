@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.data import Loaded, open_split, partition_indices
+from common.data import Loaded, open_split
 from common.errors import DataError
+from deltamask_client.partition import partition_indices
 
 LABELS = np.arange(600) % 10
 

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from common.config.run import RunConfig
-from common.data import Split, open_split, partition_indices
+from common.data import Split, open_split
 from common.data.catalogue import HUB
 from common.errors import DataError
+from deltamask_client.partition import partition_indices
 
 NAMES = ["ant", "bee", "cow"]
 

@@ -29,7 +29,7 @@ from common.messages import (
 )
 from common.methods.fedavg.payload import unpack_weights, weights_digest
 from common.methods.fedavg.vector import join_weights
-from common.models import Activations, Head, TailWeights, get_head, load_backbone, score
+from common.models import Activations, Head, TailWeights, get_head, load_backbone, loss_and_accuracy
 from common.theta import quantise
 from common.uniforms import stream_seed
 from deltamask_client.app import app
@@ -116,9 +116,9 @@ def test_fedavg_clients_test_the_weights_they_send(tmp_path: Path, backbone, hea
     assert len(labels) == 24
     with tail.borrowed(trained):
         local_head = Head.from_bytes(rest.tobytes(), 10, backbone.features)
-        expected = score(backbone.tail, local_head, activations, labels, 250)[1]
+        expected = loss_and_accuracy(backbone.tail, local_head, activations, labels, 250)[1]
     with tail.borrowed(frozen):
-        before = score(backbone.tail, head, activations, labels, 250)[1]
+        before = loss_and_accuracy(backbone.tail, head, activations, labels, 250)[1]
     assert update.metrics["personal"] == expected != before
     assert update.metrics["tested"] == 24
 
@@ -138,9 +138,9 @@ def test_deltamask_clients_test_the_weights_times_their_theta(tmp_path: Path, ba
     )
     activations, labels = own_test_images(RUN, backbone, set(site.labels.tolist()))
     backbone.masks.set_multiplier(torch.from_numpy(result.theta))
-    assert update.metrics["personal"] == score(backbone.tail, head, activations, labels, 250)[1] > 0.5
+    assert update.metrics["personal"] == loss_and_accuracy(backbone.tail, head, activations, labels, 250)[1] > 0.5
     backbone.masks.unmask()
-    assert update.metrics["personal"] != score(backbone.tail, head, activations, labels, 250)[1]
+    assert update.metrics["personal"] != loss_and_accuracy(backbone.tail, head, activations, labels, 250)[1]
 
 
 def test_nothing_is_tested_where_it_was_not_asked_or_is_not_the_clients(tmp_path: Path, backbone, head: Head) -> None:

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.codecs import SharedState, get_codec
-from common.data import hold_out
 from common.downlink import apply_chain
 from common.messages import EVALUATE, TRAIN, pack_evaluation, pack_update, unpack_classes, unpack_global
 from common.theta import theta_digest
+from deltamask_client.hold_out import hold_out
 from deltamask_server.tally import Tally
 from deltamask_server.validation import fairness, validation_entry
 from tests.conftest import local_step

@@ -14,7 +14,7 @@ from torch import nn
 
 from common.digest import new_digest
 from common.errors import ModelError
-from common.models.families import Split, split_model
+from common.models.families import ModelSplit, split_model
 from common.models.input_spec import InputSpec
 from common.models.letters import build_letters
 from common.models.maskable import MaskedTensor, masked_tensors
@@ -22,7 +22,7 @@ from common.models.masking import Masks
 from common.models.plain_cnn import build_plain
 from common.models.presets import Source, parse_name
 from common.models.timm_models import build_timm
-from common.models.weights import random_seed
+from common.models.weight_files import random_seed
 
 __all__ = ["Backbone", "Parts", "build_parts", "frozen_digest", "load_backbone", "mask_parts"]
 
@@ -55,7 +55,7 @@ class Parts(NamedTuple):
     model: nn.Module
     """All of it, frozen and in evaluation mode."""
     spec: InputSpec
-    split: Split
+    split: ModelSplit
     tensors: list[MaskedTensor]
     """What will be masked, in the order of the flat vector; each is a tensor of the tail."""
 

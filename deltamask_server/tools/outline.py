@@ -13,7 +13,7 @@ from common.models.backbone import build_parts
 from common.models.input_spec import InputSpec
 from common.models.presets import PRESETS, Source, parse_name
 from common.models.timm_models import timm_hub_file
-from common.models.weights import RANDOM, HubFile
+from common.models.weight_files import RANDOM, HubFile
 
 __all__ = ["Outline", "bytes_at", "outline", "presets_table"]
 

@@ -108,7 +108,7 @@ class Subnetwork:
 
 def max_subnetwork_bytes(d: int) -> int:
     """Most bytes of `Subnetwork.to_bytes` for so many weights."""
-    return _DIGEST_BYTES + max_payload_bytes(d)
+    return DIGEST_BYTES + max_payload_bytes(d)
 
 
 def _all(segments: tuple[int, ...]) -> SignState:
