@@ -21,7 +21,6 @@ import torch
 from common.config.cache_path import default_cache_path
 from common.config.run import RunConfig
 from common.data import Loaded, open_split
-from deltamask_client.partition import partition_indices
 from common.models import HEADS, Activations, Backbone, Head, load_backbone, loss_and_accuracy
 from common.models.heads.moments import measure_moments
 from common.models.heads.ridge import solve_ridge
@@ -29,6 +28,7 @@ from common.theta import quantise
 from deltamask_client.epochs import Recipe
 from deltamask_client.methods.deltamask.training import train_masks
 from deltamask_client.objective import adam
+from deltamask_client.partition import partition_indices
 
 RESULT = Path(__file__).parent / "results" / "heads.json"
 CLIENTS, BATCH = 10, 100

@@ -74,4 +74,6 @@ class FedAvgClient(ClientMethod):
 def score_weights(run: RunConfig, site: Site, tail: NDArray[np.float32], head: Head) -> Fit:
     """Loss and accuracy of weights on a site's images; both 0 without images."""
     with TailWeights(site.backbone).borrowed(tail):
-        return Fit(*loss_and_accuracy(site.backbone.tail, head, site.activations, site.labels, run.evaluation.eval_batch_size))
+        return Fit(
+            *loss_and_accuracy(site.backbone.tail, head, site.activations, site.labels, run.evaluation.eval_batch_size)
+        )
