@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from common.aggregation.beta import BetaPosterior, empty_posterior, fold, mode
 from common.codecs import SharedState, codec_of, get_codec
+from common.codecs.shared_masks import SharedMasks
 from common.downlink import apply_chain, join_chain, pack_exact, pack_float32, pack_quantised, pack_relay
 from common.downlink.relay import unpack_relay
 from common.entropy import decode_symbols, encode_symbols
 from common.errors import PayloadError, WrongModel
 from common.models import Head
 from common.theta import quantise, theta_digest
+from common.uniforms import stream_key
 from deltamask_client.methods.deltamask.store import Held, ThetaStore
 from deltamask_server.downlink import Downlink
 from tests.conftest import local_step
@@ -93,6 +95,16 @@ def test_every_form_is_lossless(history: list[np.ndarray]) -> None:
     everything = np.random.default_rng(0).integers(1, 65536, D, dtype=np.uint16)  # too many values for a palette
     assert np.array_equal(receive([pack_quantised(everything, SEGMENTS)]), everything)
     assert pack_exact(everything, history[0], SEED, 1, CLIENTS) is None
+
+
+def test_masks_counted_while_folding_give_the_same_bytes(history: list[np.ndarray]) -> None:
+    drawn = SharedMasks(history[1])
+    for client in reversed(CLIENTS):
+        drawn.add(stream_key(SEED, 2, client))
+    assert pack_exact(history[2], history[1], SEED, 2, CLIENTS, drawn) == exact(history, 2)
+    for base, server_round, slots in ((history[0], 2, CLIENTS), (history[1], 1, CLIENTS), (history[1], 2, CLIENTS[1:])):
+        with pytest.raises(ValueError, match="another theta, or of other slots"):
+            pack_exact(history[2], base, SEED, server_round, slots, drawn)
 
 
 def test_sizes_from_the_second_round_on(history: list[np.ndarray]) -> None:

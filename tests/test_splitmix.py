@@ -30,6 +30,9 @@ def test_numpy_compiled_loops_and_torch_equal_the_scalar_definition(key: int, fi
     expected = [scalar_word(key, number) for number in range(first, first + count)]
     assert words(key, first, count).tolist() == expected
     assert [int(compiled(np.uint64(key), np.uint64(number))) for number in range(first, first + count)] == expected
+    with np.errstate(over="ignore"):
+        counters = np.uint64(key) + np.arange(first + 1, first + count + 1, dtype=np.uint64) * GOLDEN
+    assert mix(counters).tolist() == expected
     assert words_torch(key, first, count).tolist() == [signed(word) for word in expected]
 
 
