@@ -88,7 +88,7 @@ class DeltaMask(RoundStrategy):
         self._start: Any = None  # of this round
         self._folded: Any = None
         self._relayed: dict[int, Relayed] = {}  # slot -> accepted payload of this round
-        self._drawn = SharedMasks(self.theta)  # what the masks m_g of this round's clients say together
+        self._drawn: SharedMasks | None = None  # what the masks m_g of this round's clients say together, for `exact`
         self._frozen_head_rounds = frozen_head_rounds
         self._heads: dict[int, tuple[Head, int]] = {}  # slot -> head trained in this round, and its examples
 
@@ -134,7 +134,8 @@ class DeltaMask(RoundStrategy):
         """Start as the rule does, from what earlier rounds have left or anew."""
         # `_aggregate` is replaced at the end only: a round without quorum leaves it as it was.
         self._start = self._folded = self._rule.start(self.theta, self._aggregate, server_round)
-        self._relayed, self._heads, self._drawn = {}, {}, SharedMasks(self.theta)
+        self._relayed, self._heads = {}, {}
+        self._drawn = SharedMasks(self.theta) if self._form == "exact" else None
 
     def accept(self, update: Update, server_round: int, slot: int) -> None:
         """Decode the client's mask and fold it, and keep its head where that is trained."""
@@ -145,7 +146,7 @@ class DeltaMask(RoundStrategy):
         shared = SharedState.of(self._version, self._seed, server_round, slot, self._segments)
         self._folded = fold_payload(self._rule, self._folded, payload, shared, update.examples)
         self._relayed[slot] = Relayed(payload, update.examples)
-        if self._form == "exact":  # while others still train
+        if self._drawn is not None:  # while others still train
             self._drawn.add(stream_key(self._seed, server_round, slot))
         if head is not None:
             self._heads[slot] = head, update.examples
