@@ -111,8 +111,9 @@ def _read(n: int, body: bytes) -> tuple[int, int, NDArray[np.uint8], int]:
     size = _bits(n, hashes)
     if not 1 <= hashes <= _MOST_HASHES or size > _MOST_BITS or len(table) != -(-size // 8):
         raise BadGeometry(f"{len(table)} bytes of filter for {n} keys and {hashes} hashes")
-    # Random keys set half of the bits, with a spread of less than sqrt(size) / 2: six times that is no filter of n
-    # keys, and would match too much. A small filter is told by what n keys can set at most.
+    # n random keys set half of the bits, with a standard deviation below sqrt(size) / 2. A filter with six deviations
+    # more was not made of n keys, and would match too many positions. Of a small filter the number of bits that n keys
+    # can set at all is the tighter limit.
     ones = int(np.bitwise_count(table).sum())
     if ones > min(n * hashes, size / 2 + 3 * math.sqrt(size) + 8):
         raise ImplausibleDelta(f"{ones} of {size} bits are set by {n} keys and {hashes} hashes")

@@ -90,7 +90,8 @@ def try_seed(
     sides = np.uint64(length), np.uint64(count * length)
     fingerprints = np.zeros((count + 2) * length, dtype=f"<u{bits // 8}")
     if len(aside):
-        # No key set aside has a slot that was peeled before, and neither has a key peeled later.
+        # Slots that were peeled before the first key was set aside occur neither in the keys set aside nor in the keys
+        # peeled later: only the later ones matter for solving.
         later = slots[before:], hashes[before:]
         _fill(*later, *sides, fingerprints)
         if not solve_aside(*later, aside, *sides, fingerprints):
@@ -145,7 +146,7 @@ def _hash_in_order(keys: Any, seed: Any) -> Any:  # pragma: no cover - compiled
 def _peel(  # pragma: no cover - compiled
     ordered: Any, ends: Any, length: Any, count_length: Any, size: Any, most_aside: Any
 ) -> Any:
-    """What `peel` returns, for what `_hash_in_order` does and the number of slots."""
+    """Peel the hashes that `_hash_in_order` returns, in ``size`` slots; returns what `peel` does."""
     one = np.uint8(1)
     # A slot keeps how many keys it has and the xor of their hashes: with one key left, that is its hash. Distinct keys
     # have distinct hashes, two or three of them a slot: eight bits are enough, and half the time of 32.
@@ -154,8 +155,9 @@ def _peel(  # pragma: no cover - compiled
         for slot in slots_of(h, length, count_length):
             count[slot] += one
             folded[slot] ^= h
-    # A slot enters the queue when it falls to one key, which happens once: the queue never outgrows the slots. What
-    # does not enter is written behind its end and overwritten, which is faster than to branch.
+    # A slot enters the queue when one key is left in it, which happens once, so the queue never has more entries than
+    # there are slots. Every slot touched is written behind the end of the queue, and the end moves only for those that
+    # enter: that is faster than a branch.
     queue, waiting = np.empty(size + 1, np.uint32), 0
     for slot in range(size):
         queue[waiting] = slot
