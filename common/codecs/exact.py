@@ -163,9 +163,8 @@ def _choose_layout(totals: NDArray[np.int64], flipped: NDArray[np.int64], d: int
     cheaper by a little: so the size stays close to the entropy that the payload itself names.
     """
     best: Layout | None = None
-    least = entropy_fixed(np.array([d]), flipped.sum(keepdims=True)) - (
-        16 << FRACTION
-    )  # the plain code does not send the reach: 16 bits less
+    # The plain code is 16 bits shorter than its entropy and a table would be: it does not send the reach.
+    least = entropy_fixed(np.array([d]), flipped.sum(keepdims=True)) - (16 << FRACTION)
     for layout in LAYOUTS:
         total, hits = join_cells(totals, layout), join_cells(flipped, layout)
         codes = _codes(total, hits)
