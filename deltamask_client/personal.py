@@ -59,12 +59,9 @@ def personal_test(
     if not run.personal_test or node.data or not run.evaluates(server_round):
         return None
     own = tuple(int(label) for label in np.unique(site.labels))
-    images, labels = test_images(
-        run.dataset, run.test_limit, node.cache_path, site.classes, own, site.backbone.spec.size
-    )
-    if len(labels) == 0:
+    found = test_images(run.dataset, run.test_limit, node.cache_path, site.classes, own, site.backbone.spec.size)
+    if len(found.labels) == 0:
         return None
-    activations = activations_of(run, node, site.backbone, images)
-    return Personal(
-        loss_and_accuracy(site.backbone.tail, head, activations, labels, run.eval_batch_size)[1], len(labels)
-    )
+    activations = activations_of(run, node, site.backbone, found.images)
+    _, accuracy = loss_and_accuracy(site.backbone.tail, head, activations, found.labels, run.eval_batch_size)
+    return Personal(accuracy, len(found.labels))
