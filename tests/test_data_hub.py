@@ -118,6 +118,23 @@ def test_photos_of_different_sizes_come_at_the_size_of_the_backbone(
     assert everything(open_split("food101", "test", 48, tmp_path / "cache")).shape == (2, 48, 48, 3)
 
 
+def test_images_are_known_by_the_files_of_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {name: images(3, 64, seed) for seed, name in enumerate(("train", "validation", "test"))}
+    repository(tmp_path / "repo", "eurosat", parts)
+    local(monkeypatch, "eurosat", tmp_path / "repo")
+
+    def identity(part: str, *positions: int) -> bytes:
+        split = open_split("eurosat", part, 224, tmp_path / "cache")  # type: ignore[arg-type]
+        return split.load(np.array(positions)).identity
+
+    first = identity("train", 0, 1)
+    assert identity("train", 0, 1) == first, "opened again"
+    assert len({first, identity("train", 1, 0), identity("train", 0, 2), identity("test", 0, 1)}) == 4
+    repository(tmp_path / "again", "eurosat", {name: images(3, 64, seed + 9) for seed, name in enumerate(parts)})
+    local(monkeypatch, "eurosat", tmp_path / "again")
+    assert identity("train", 0, 1) != first
+
+
 def test_another_layout_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository(tmp_path / "repo", "cifar100", {"train": images(3, 32), "test": images(3, 32)}, label="label")
     local(monkeypatch, "cifar100", tmp_path / "repo")

@@ -72,6 +72,11 @@ class NodeConfig(Section):
         """The cache folder, as a path."""
         return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache_path()
 
+    @property
+    def cache_limit_bytes(self) -> int:
+        """cache-limit-mb in bytes."""
+        return self.cache_limit_mb * 1_000_000
+
 
 def parse_node_config(values: Mapping[str, Any]) -> NodeConfig:
     """Parse a SuperNode's node config.

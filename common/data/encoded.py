@@ -18,6 +18,7 @@ import PIL
 from numpy.typing import NDArray
 
 from common.data.decode import decode_image
+from common.data.split import Images, part_identity
 from common.files import CACHE_BYTES, evict, kept_array, replacing
 
 __all__ = ["Encoded", "decode_all"]
@@ -39,7 +40,7 @@ class Encoded:
 
 def decode_all(
     items: Sequence[Encoded], side: int, cache: Path, transposed: bool = False, limit_bytes: int = CACHE_BYTES
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+) -> Images:
     """Decode images one by one, leaving out those that cannot be.
 
     Parameters
@@ -55,8 +56,8 @@ def decode_all(
 
     Returns
     -------
-    uint8 ``(k, side, side, 3)`` (a read-only memory map if the cache could be written), and the positions in ``items``
-    of those decoded, int64 ``(k,)``.
+    Pixels uint8 ``(k, side, side, 3)``, a read-only memory map if the cache could be written; the positions in
+    ``items`` of those decoded, int64 ``(k,)``; and an identity made of the stamps and of those positions.
     """
     key = hashlib.blake2b(f"{side}/{transposed}/{PIL.__version__}/{len(items)}".encode(), digest_size=16)
     for item in items:
@@ -64,18 +65,19 @@ def decode_all(
     folder = cache / "images"
     pixels, positions = (folder / f"{key.hexdigest()}{end}.npy" for end in ("", "-kept"))
     images, kept = kept_array(pixels), kept_array(positions)
-    if images is not None and kept is not None:
-        return images, kept
+    if images is not None and kept is not None and len(images) == len(kept):
+        return Images(images, kept, part_identity(key.digest(), kept))
     images, kept = _decode(items, side, transposed)
+    identity = part_identity(key.digest(), kept)
     try:
         for path, array in ((positions, kept), (pixels, images)):
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, array)
     except OSError:  # read-only or full disk: the cache saves time, nothing depends on it
-        return images, kept
+        return Images(images, kept, identity)
     evict(folder, limit_bytes, positions, pixels)
     mapped = kept_array(pixels)
-    return images if mapped is None else mapped, kept
+    return Images(images if mapped is None else mapped, kept, identity)
 
 
 def _decode(items: Sequence[Encoded], side: int, transposed: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

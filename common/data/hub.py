@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,16 @@ from numpy.typing import NDArray
 
 from common.data.catalogue import HUB, HubDataset
 from common.data.encoded import Encoded, decode_all
-from common.data.split import Split, numbered
+from common.data.split import Images, Split, numbered
 from common.errors import DataError, brief
+from common.files import CACHE_BYTES, file_identity
 
 __all__ = ["open_hub"]
 
 _PROBE_SECONDS = 5.0
 
 
-def open_hub(name: str, part: str, side: int, cache: Path) -> Split:
+def open_hub(name: str, part: str, side: int, cache: Path, limit_bytes: int = CACHE_BYTES) -> Split:
     """Download a dataset, or find it in the cache of Hugging Face; images are decoded when they are asked for.
 
     Parameters
@@ -29,7 +29,7 @@ def open_hub(name: str, part: str, side: int, cache: Path) -> Split:
         A key of `common.data.catalogue.HUB`.
     part
         ``train`` or ``test``.
-    side, cache
+    side, cache, limit_bytes
         See `common.data.encoded.decode_all`; ``side`` for datasets without a size of their own.
 
     Raises
@@ -51,9 +51,11 @@ def open_hub(name: str, part: str, side: int, cache: Path) -> Split:
     names = getattr(features[entry.label], "names", None)
     classes = numbered(int(labels.max()) + 1) if names is None else tuple(names)
 
-    def read(positions: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        items = [_encoded(rows, int(position), entry.image) for position in positions]
-        return decode_all(items, entry.side or side, cache, entry.transposed)
+    identity = _identity(rows, entry.image)
+
+    def read(positions: NDArray[np.int64]) -> Images:
+        items = [_encoded(rows, int(position), entry.image, identity) for position in positions]
+        return decode_all(items, entry.side or side, cache, entry.transposed, limit_bytes)
 
     return Split(labels, classes, read, numbered=names is None)
 
@@ -103,10 +105,17 @@ def _elsewhere(entry: HubDataset) -> str:
     )
 
 
-def _encoded(rows: Any, position: int, column: str) -> Encoded:
+def _identity(rows: Any, column: str) -> bytes:
+    """What the rows are, without reading them: the files that `datasets` has made of the download, and the name that it
+    has for what was done with them since (cast, joined).
+    """
+    files = b"".join(file_identity(Path(file["filename"])) for file in rows.cache_files)
+    return f"{rows._fingerprint}/{column}/".encode() + files
+
+
+def _encoded(rows: Any, position: int, column: str, identity: bytes) -> Encoded:
     def content() -> bytes:
         value = rows[position][column]
         return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
 
-    stamp = hashlib.blake2b(content(), digest_size=16).digest()
-    return Encoded(f"image {position}", stamp, lambda: BytesIO(content()))
+    return Encoded(f"image {position}", f"{position}/".encode() + identity, lambda: BytesIO(content()))

@@ -50,6 +50,9 @@ class Activations:
         What the prefix computes in: float32, or bfloat16 by autocast.
     progress
         Called after each batch while the cache is filled.
+    identity
+        Names the images (`common.data.Loaded.identity`): a file that is there already is then found without reading
+        them. None: the name is made from all their pixels.
     limit_bytes
         Size of all activations that are kept in ``folder``.
     """
@@ -65,10 +68,12 @@ class Activations:
         views: Views = PLAIN,
         precision: torch.dtype = torch.float32,
         progress: Progress = lambda done, of: None,
+        identity: bytes | None = None,
         limit_bytes: int = CACHE_BYTES,
     ) -> None:
         self._backbone, self._images, self._views, self._batch_size = backbone, images, views, batch_size
-        self._precision, self._progress, self._limit_bytes = precision, progress, limit_bytes
+        self._precision, self._progress = precision, progress
+        self._identity, self._limit_bytes = identity, limit_bytes
         self.device = next(backbone.tail.parameters()).device
         self._stored: NDArray[np.uint16] | None = None  # the bits of bfloat16, which NumPy does not have
         if keep != "none" and len(images):
@@ -153,7 +158,10 @@ class Activations:
         # Other batches and threads may round differently; the views but the first depend on their seed.
         batches = (self._images.shape, self._batch_size, torch.get_num_threads(), str(self._precision))
         key.update(self._backbone.digest + repr((batches, self._views if self._views.augmented else 0)).encode())
-        key.update(np.ascontiguousarray(self._images).data)
+        if self._identity is None:
+            key.update(np.ascontiguousarray(self._images).data)
+        else:
+            key.update(b"named" + self._identity)
         return key.hexdigest()
 
     def _write(self, path: Path) -> None:
