@@ -11,8 +11,9 @@ from flwr.app import Error, Message, RecordDict
 
 from common.codecs import SharedState, get_codec
 from common.downlink import apply_chain
-from common.messages import HEAD, HELLO, TRAIN, Hello, pack_hello, pack_update, unpack_global
+from common.messages import HEAD, HELLO, TRAIN, Hello, pack_hello, pack_update
 from common.models import Head
+from common.models.heads.linear_probe import LinearProbe
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.methods.deltamask.strategy import DeltaMask
 from deltamask_server.tally import Tally
@@ -35,7 +36,7 @@ def node(client: int, change: Change | None = None, kind: str = TRAIN) -> Node:
             content = pack_hello(Hello(client, DIGEST, D))
         elif message.metadata.message_type == HEAD:
             head = Head(np.full((CLASSES, FEATURES), client, np.float32), np.zeros(CLASSES, np.float32))
-            content = pack_update(head.to_bytes(), METRICS | {"examples": client + 1})
+            content = pack_update({"statistics": head.to_bytes()}, METRICS | {"examples": client + 1})
         else:
             content = honest_update(message, client)
         replies = change(content, message) if change and message.metadata.message_type == kind else [content]
@@ -46,9 +47,9 @@ def node(client: int, change: Change | None = None, kind: str = TRAIN) -> Node:
 
 def received_theta(message: Message) -> np.ndarray:
     """What a client that holds nothing reads."""
-    chain, head = unpack_global(message.content.array_records["arrays"])
-    assert head is not None
-    return apply_chain(chain, None, D, SEED, SEGMENTS)
+    parts = message.content.array_records["parts"]
+    assert "head" in parts
+    return apply_chain(parts["theta"].data, None, D, SEED, SEGMENTS).theta
 
 
 def honest_update(message: Message, sender: int, **wrong: int) -> RecordDict:
@@ -59,13 +60,19 @@ def honest_update(message: Message, sender: int, **wrong: int) -> RecordDict:
         wrong.get("round", int(message.content["round"]["round"])),
         wrong.get("slot", int(message.content["round"]["slot"])),
     )
-    return pack_update(get_codec("fuse8").encode(local_step(theta, seed=sender), shared), METRICS)
+    return pack_update({"payload": get_codec("fuse8").encode(local_step(theta, seed=sender), shared)}, METRICS)
 
 
 def strategy(quorum: int = 2, wait: float = 0.2, **options: Any) -> DeltaMask:
     enrolment = Enrolment(DIGEST, D, min_clients=quorum, wait_seconds=wait, say=lambda line: None)
     return DeltaMask(
-        enrolment, segments=SEGMENTS, classes=CLASSES, features=FEATURES, seed=SEED, quorum=quorum, **options
+        enrolment,
+        segments=SEGMENTS,
+        classes=CLASSES,
+        features=FEATURES,
+        seed=SEED,
+        quorum=quorum,
+        **({"head_kind": LinearProbe()} | options),
     )
 
 
@@ -84,7 +91,7 @@ def run_rounds(deltamask: DeltaMask, grid: MemoryGrid, rounds: int = 1, timeout:
     deltamask.start(
         grid,
         deltamask.arrays(),
-        rounds,
+        deltamask.server_round + rounds,
         timeout,
         on_round=lambda report: played.append(
             Played(report.tally, report.downlink_bytes, report.validation, deltamask.theta)

@@ -10,22 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.aggregation.beta import BetaPosterior, empty_posterior, fold, mode
+from common.aggregation.beta import BetaPosterior, BetaRule, empty_posterior, fold, mode
 from common.codecs import SharedState, codec_of, get_codec
 from common.codecs.shared_masks import SharedMasks
-from common.downlink import apply_chain, join_chain, pack_exact, pack_float32, pack_quantised, pack_relay
+from common.downlink import Relayed, apply_chain, join_chain, pack_exact, pack_float32, pack_quantised, pack_relay
 from common.downlink.relay import unpack_relay
 from common.entropy import decode_symbols, encode_symbols
 from common.errors import PayloadError, WrongModel
 from common.models import Head
-from common.theta import quantise, theta_digest
+from common.theta import Version, quantise, theta_digest
 from common.uniforms import stream_key
 from deltamask_client.methods.deltamask.store import Held, ThetaStore
 from deltamask_server.downlink import Downlink
 from tests.conftest import local_step
 
 SEED, D, SEGMENTS, CLIENTS = 5, 60_000, (40_000, 20_000), tuple(range(10))
-EMPTY = empty_posterior(D)
+EMPTY, RULE = empty_posterior(D), BetaRule()
 
 
 def uplinks(
@@ -65,7 +65,8 @@ def history() -> list[np.ndarray]:
 
 
 def exact(history: list[np.ndarray], server_round: int) -> bytes:
-    step = pack_exact(history[server_round], history[server_round - 1], SEED, server_round, CLIENTS)
+    after, before = Version(history[server_round]), Version(history[server_round - 1])
+    step = pack_exact(after, before, SEED, server_round, CLIENTS)
     assert step is not None
     return step
 
@@ -77,42 +78,49 @@ def relay(
     payloads: dict[int, bytes],
     start: BetaPosterior | None = None,
 ) -> bytes:
-    step = pack_relay(theta, base, start or EMPTY, 0.01, server_round, payloads)
+    step = relay_or_none(base, theta, server_round, payloads, start or EMPTY)
     assert step is not None
     return step
 
 
+def relay_or_none(
+    base: np.ndarray, theta: np.ndarray, server_round: int, payloads: dict[int, bytes], start: BetaPosterior
+) -> bytes | None:
+    relayed = {slot: Relayed(payload, 1) for slot, payload in payloads.items()}
+    return pack_relay(Version(theta), Version(base), RULE, RULE.pack_start(start, base), server_round, relayed)
+
+
 def receive(steps: list[bytes], held: np.ndarray | None = None) -> np.ndarray:
-    return apply_chain(join_chain(steps), held, D, SEED, SEGMENTS)
+    return apply_chain(join_chain(steps), None if held is None else Version(held), D, SEED, SEGMENTS).theta
 
 
 def test_every_form_is_lossless(history: list[np.ndarray]) -> None:
     for theta in history:
-        assert np.array_equal(receive([pack_float32(theta)]), theta)
-        assert np.array_equal(receive([pack_quantised(theta, SEGMENTS)]), theta)
+        assert np.array_equal(receive([pack_float32(Version(theta))]), theta)
+        assert np.array_equal(receive([pack_quantised(Version(theta), SEGMENTS)]), theta)
     for server_round in (1, 2, 3):
         assert np.array_equal(receive([exact(history, server_round)], history[server_round - 1]), history[server_round])
     everything = np.random.default_rng(0).integers(1, 65536, D, dtype=np.uint16)  # too many values for a palette
-    assert np.array_equal(receive([pack_quantised(everything, SEGMENTS)]), everything)
-    assert pack_exact(everything, history[0], SEED, 1, CLIENTS) is None
+    assert np.array_equal(receive([pack_quantised(Version(everything), SEGMENTS)]), everything)
+    assert pack_exact(Version(everything), Version(history[0]), SEED, 1, CLIENTS) is None
 
 
 def test_masks_counted_while_folding_give_the_same_bytes(history: list[np.ndarray]) -> None:
     drawn = SharedMasks(history[1])
     for client in reversed(CLIENTS):
         drawn.add(stream_key(SEED, 2, client))
-    assert pack_exact(history[2], history[1], SEED, 2, CLIENTS, drawn) == exact(history, 2)
+    assert pack_exact(Version(history[2]), Version(history[1]), SEED, 2, CLIENTS, drawn) == exact(history, 2)
     for base, server_round, slots in ((history[0], 2, CLIENTS), (history[1], 1, CLIENTS), (history[1], 2, CLIENTS[1:])):
         with pytest.raises(ValueError, match="another theta, or of other slots"):
-            pack_exact(history[2], base, SEED, server_round, slots, drawn)
+            pack_exact(Version(history[2]), Version(base), SEED, server_round, slots, drawn)
 
 
 def test_sizes_from_the_second_round_on(history: list[np.ndarray]) -> None:
     for server_round in (2, 3):
         assert 8 * len(exact(history, server_round)) / D < 0.7
-        assert 8 * len(pack_quantised(history[server_round], SEGMENTS)) / D < 2.2
+        assert 8 * len(pack_quantised(Version(history[server_round]), SEGMENTS)) / D < 2.2
     after_relative = next_theta(history[1], 2, "relative")
-    step = pack_exact(after_relative, history[1], SEED, 2, CLIENTS)
+    step = pack_exact(Version(after_relative), Version(history[1]), SEED, 2, CLIENTS)
     assert step is not None
     assert 8 * len(step) / D < 1.4
 
@@ -140,15 +148,17 @@ def test_relayed_payloads_are_all_that_is_sent(history: list[np.ndarray]) -> Non
 def test_a_relay_that_a_client_could_not_follow_is_not_sent(history: list[np.ndarray]) -> None:
     payloads = uplinks(history[0], 1)
     many = BetaPosterior(np.zeros(D, np.uint16), 200, 1.0)  # 0 and 1 of 200 ones are both clipped to 0.01
-    assert pack_relay(history[1], mode(many), many, 0.01, 1, payloads) is None
+    assert relay_or_none(mode(many), history[1], 1, payloads, many) is None
     other = BetaPosterior(np.zeros(D, np.uint16), 7, 1.0)
-    assert pack_relay(history[1], history[0], other, 0.01, 1, payloads) is None
-    downlink = Downlink("relay", SEGMENTS, SEED, history[0])
-    downlink.publish(history[1], 1, payloads, other)
+    assert relay_or_none(history[0], history[1], 1, payloads, other) is None
+    downlink = Downlink(SEGMENTS, Version(history[0]))
+    downlink.publish(
+        Version(history[1]), lambda after, before: relay_or_none(before.theta, after.theta, 1, payloads, other)
+    )
     assert downlink.message(theta_digest(history[0])) == downlink.message(None)
     body = relay(history[0], history[1], 1, payloads)[24:-4]
     with pytest.raises(PayloadError, match="not the mode"):
-        unpack_relay(body[:4] + b"\x07\x00" + body[6:], history[0], SEED, SEGMENTS)
+        unpack_relay(body[:9] + b"\x07\x00" + body[11:], Version(history[0]), SEED, SEGMENTS)
 
 
 def test_a_client_starts_a_chain_at_the_version_it_holds(history: list[np.ndarray]) -> None:
@@ -159,7 +169,7 @@ def test_a_client_starts_a_chain_at_the_version_it_holds(history: list[np.ndarra
     for held in (None, stranger):
         with pytest.raises(WrongModel, match="does not start from"):
             receive(chain, held)
-    with_start = [pack_quantised(history[0], SEGMENTS), *chain]
+    with_start = [pack_quantised(Version(history[0]), SEGMENTS), *chain]
     for held in (None, stranger, history[2]):
         assert np.array_equal(receive(with_start, held), history[3])
 
@@ -180,29 +190,29 @@ def test_symbols_come_back_at_little_more_than_their_entropy(d: int, alphabet: i
 
 
 def test_the_server_sends_the_shorter_of_steps_and_whole(history: list[np.ndarray]) -> None:
-    downlink = Downlink("exact", SEGMENTS, SEED, history[0])
+    downlink = Downlink(SEGMENTS, Version(history[0]))
     for server_round in (1, 2, 3):
-        downlink.publish(history[server_round], server_round, dict.fromkeys(CLIENTS, b""), EMPTY)
+        downlink.publish(Version(history[server_round]), lambda *_, r=server_round: exact(history, r))
     for version, theta in enumerate(history):
         message = downlink.message(theta_digest(theta))
-        assert np.array_equal(apply_chain(message, theta, D, SEED, SEGMENTS), history[3])
+        assert np.array_equal(apply_chain(message, Version(theta), D, SEED, SEGMENTS).theta, history[3])
         steps = join_chain([exact(history, server_round) for server_round in range(version + 1, 4)])
         if version < 3:
             assert len(message) == min(len(steps), len(downlink.message(None)))
         else:
             assert len(message) == 32, "who holds the newest version needs its digest only"
             with pytest.raises(WrongModel):
-                apply_chain(message, history[2], D, SEED, SEGMENTS)
+                apply_chain(message, Version(history[2]), D, SEED, SEGMENTS)
     assert downlink.message(b"stranger") == downlink.message(None)
 
 
 @pytest.mark.parametrize(("form", "bits"), [("float32", 32), ("quantised", 1.5)])
 def test_other_forms_ignore_what_clients_hold(history: list[np.ndarray], form: str, bits: int) -> None:
-    downlink = Downlink(form, SEGMENTS, SEED, history[1])
-    downlink.publish(history[2], 2, dict.fromkeys(CLIENTS, b""), EMPTY)
+    downlink = Downlink(SEGMENTS, Version(history[1]), whole=form)
+    downlink.publish(Version(history[2]))
     message = downlink.message(theta_digest(history[1]))
     assert message == downlink.message(None)
-    assert np.array_equal(apply_chain(message, None, D, SEED, SEGMENTS), history[2])
+    assert np.array_equal(apply_chain(message, None, D, SEED, SEGMENTS).theta, history[2])
     assert 8 * len(message) / D == pytest.approx(bits, rel=0.2)
 
 
@@ -210,23 +220,23 @@ def test_a_client_keeps_theta_and_head_of_its_run(tmp_path: Path, history: list[
     head = Head(np.ones((3, 4), np.float32), np.zeros(3, np.float32))
     store = ThetaStore(tmp_path, client=3, run_id=8)
     assert store.load() is None
-    assert store.save(Held(history[1], head))
+    assert store.save(Held(Version(history[1]), head))
     held = ThetaStore(tmp_path, client=3, run_id=8).load()
     assert held is not None
-    assert np.array_equal(held.theta, history[1])
+    assert np.array_equal(held.version.theta, history[1])
     assert np.array_equal(held.head.weight, head.weight)
     assert ThetaStore(tmp_path, client=3, run_id=9).load() is None, "another run has another head"
     assert ThetaStore(tmp_path, client=4, run_id=8).load() is None
     other = ThetaStore(tmp_path, client=3, run_id=9)
-    assert other.save(Held(history[2], head))
+    assert other.save(Held(Version(history[2]), head))
     held = store.load()
     assert held is not None
-    assert np.array_equal(held.theta, history[1]), "runs side by side must not disturb each other"
+    assert np.array_equal(held.version.theta, history[1]), "runs side by side must not disturb each other"
     (path,) = (tmp_path / "theta").glob("run-8-*")
     os.utime(path, (0, 0))
-    assert other.save(Held(history[2], head))
+    assert other.save(Held(Version(history[2]), head))
     assert store.load() is None, "what a run of last week left is removed"
-    assert store.save(Held(history[1], head))
+    assert store.save(Held(Version(history[1]), head))
     path.write_bytes(b"damaged")
     assert store.load() is None
     assert not list(tmp_path.rglob("*.tmp"))
@@ -237,5 +247,5 @@ def test_a_full_disk_costs_bytes_only(tmp_path: Path, history: list[np.ndarray])
     blocked.write_text("not a folder")
     head = Head(np.ones((3, 4), np.float32), np.zeros(3, np.float32))
     store = ThetaStore(blocked, client=3, run_id=8)
-    assert not store.save(Held(history[1], head))
+    assert not store.save(Held(Version(history[1]), head))
     assert store.load() is None
