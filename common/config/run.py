@@ -178,6 +178,12 @@ class RunConfig:
         """Every key with its value, as Flower's table has them."""
         return {key: value for section in self._sections.values() for key, value in _items(section)}
 
+    def replace(self, **values: Any) -> RunConfig:
+        """The same with other values of some keys, in snake_case; errors as when it is made."""
+        initial = defaults()
+        changed = {key.replace("-", "_"): value for key, value in self.as_dict().items() if value != initial[key]}
+        return RunConfig(**(changed | values))
+
     def _in_use(self) -> set[type[Section]]:
         found: set[type[Section]] = set()
 
