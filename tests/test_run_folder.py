@@ -103,6 +103,7 @@ def test_a_round_without_evaluation_is_shown_and_summed_up_by_the_last_that_has_
 
 
 def test_a_method_with_one_form_of_its_model_is_summed_up_by_it(folder: RunFolder) -> None:
+    folder.results["config"] = RunConfig(method="fedavg").as_dict()
     entry = folder.add_round(replace(report(1), evaluation=MetricRecord({"mean": 0.75})))
     assert round_line(entry).split()[:4] == ["1", "0.7500", "-", "-"]
     assert "linear probe 0.5000 -> mean of weights 0.7500, 50 % fewer errors" in summary(folder.results, folder.path)

@@ -110,4 +110,5 @@ def _unknown(key: str, value: Any, known: list[str]) -> str:
         hint = "; this client's own images are named by data"
     if key in defaults():
         return f"{_WHERE}: {key} = {value!r}: this is a key of the run config, which is the same for all clients{hint}"
-    return f"{_WHERE}: {key} = {value!r}: there is no such key{hint or f'; known keys: {chr(44).join(known)}'}"
+    known_keys = f"; known keys: {', '.join(known)}"
+    return f"{_WHERE}: {key} = {value!r}: there is no such key{hint or known_keys}"
