@@ -59,7 +59,7 @@ def fedavg(quorum: int = 2) -> FedAvg:
 
 def play(strategy: FedAvg, nodes: dict[int, Node], rounds: int = 1) -> list:
     reports: list = []
-    strategy.start(MemoryGrid(nodes), strategy.arrays(), rounds, 0.3, on_round=reports.append)
+    strategy.start(MemoryGrid(nodes), strategy.arrays(), strategy.server_round + rounds, 0.3, on_round=reports.append)
     return reports
 
 

@@ -59,7 +59,7 @@ def node(strategy: HideNseek, client: int, signs: list[np.ndarray], examples: in
 
 def play(strategy: HideNseek, nodes: dict[int, Node], rounds: int = 1) -> list:
     reports: list = []
-    strategy.start(MemoryGrid(nodes), strategy.arrays(), rounds, 0.3, on_round=reports.append)
+    strategy.start(MemoryGrid(nodes), strategy.arrays(), strategy.server_round + rounds, 0.3, on_round=reports.append)
     return reports
 
 

@@ -97,7 +97,7 @@ def lottery(**options: object) -> LotteryFL:
 
 def play(strategy: FedAvg, sites: Sites, ids: list[int], rounds: int = 1) -> list:
     reports: list = []
-    strategy.start(sites.grid(ids), strategy.arrays(), rounds, 0.3, on_round=reports.append)
+    strategy.start(sites.grid(ids), strategy.arrays(), strategy.server_round + rounds, 0.3, on_round=reports.append)
     return reports
 
 
@@ -190,16 +190,16 @@ def test_everybody_else_is_sent_everything_with_the_first_head() -> None:
     # A mask is remembered as long as somebody holds it, and no longer.
     sites.names = True
     play(strategy, sites, [0, 1, 2])
-    sizes = {client: len(strategy.message(mask_digest(mask))) for client, mask in sites.masks.items()}
+    sizes = {client: len(strategy.parts(mask_digest(mask))["weights"]) for client, mask in sites.masks.items()}
     assert sizes == {client: 16 + 4 * mask.sum() for client, mask in sites.masks.items()}
     old = mask_digest(sites.masks[0])
     sites.masks[0] = sites.masks[0] & (np.arange(COUNT) % 2 == 0)
     sites.broken = {2}
     play(strategy, sites, [0, 1, 2])
-    assert len(strategy.message(old)) > 4 * COUNT
-    assert len(strategy.message(mask_digest(sites.masks[0]))) < sizes[0]
-    assert len(strategy.message(mask_digest(sites.masks[2]))) > 4 * COUNT, "it answered with an error"
-    assert strategy.head_for(old) is strategy.head
+    assert len(strategy.parts(old)["weights"]) > 4 * COUNT
+    assert len(strategy.parts(mask_digest(sites.masks[0]))["weights"]) < sizes[0]
+    assert len(strategy.parts(mask_digest(sites.masks[2]))["weights"]) > 4 * COUNT, "it answered with an error"
+    assert strategy.parts(old)["head"] == strategy.head.to_bytes()
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_bad_reply_changes_nothing(reason: str, change: Change) -> None:
     (report,) = play(attacked, sites, [0, 1, 2])
     assert report.tally.failures == {2: reason}
     assert np.array_equal(attacked.weights, honest.weights)
-    assert len(attacked.message(mask_digest(kept[2]))) > 4 * COUNT, "its mask was not remembered"
+    assert len(attacked.parts(mask_digest(kept[2]))["weights"]) > 4 * COUNT, "its mask was not remembered"
 
 
 def test_examples_beyond_what_the_sum_holds_are_refused() -> None:
