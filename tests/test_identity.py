@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.config import RunConfig, parse_node_config
+from common.config.node import parse_node_config
+from common.config.run import RunConfig
 from common.data import open_split
 from common.models import Activations, load_backbone
 from deltamask_client import images
