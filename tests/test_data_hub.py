@@ -69,7 +69,7 @@ def test_the_table_has_the_papers_eight_datasets() -> None:
     assert set(HUB) == {
         "cifar10", "cifar100", "svhn", "emnist", "fashion-mnist", "eurosat", "food101", "stanford-cars",
     }  # fmt: skip
-    assert all(RunConfig(dataset=name).dataset == name for name in HUB)
+    assert all(RunConfig(dataset=name).data.dataset == name for name in HUB)
 
 
 def test_images_of_one_size_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,6 +244,6 @@ def test_outline_and_name(name: str) -> None:
 
 
 def test_the_config_takes_all_blocks_and_not_fewer_than_none() -> None:
-    assert parse_run_config({"backbone": "conv4", "masked-blocks": 0}).masked_blocks == 0
+    assert parse_run_config({"backbone": "conv4", "masked-blocks": 0}).backbone.masked_blocks == 0
     with pytest.raises(ConfigError, match="masked-blocks = -1"):
         parse_run_config({"masked-blocks": -1})
