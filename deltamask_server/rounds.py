@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from common.config.run import RunConfig
 from common.errors import RoundError
 from common.messages import EVALUATE, HEAD, TRAIN, Part, Parts, Update, model_bytes, pack_classes, pack_model
+from common.methods import METHODS
 from common.models import Backbone, FittedHead, Head, HeadKind
 from common.models.backbone import Parts as Network
 from common.saved import Saved
@@ -176,6 +177,10 @@ class RoundStrategy(Strategy):
     def head_part(self, held: bytes | None) -> dict[str, bytes]:
         """The head for a client that holds the version with this digest (None: nothing), unless it has it already."""
         return {"head": self.head.to_bytes()} if held is None or self._head_trained else {}
+
+    def summary(self) -> None:
+        """Print what this strategy is."""
+        print(f"{METHODS[self.name].title}: quorum {self._quorum}")
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
