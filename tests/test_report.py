@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from common.config.run import RunConfig
 from common.errors import DataError
+from deltamask_server.results_file import read_results
 from deltamask_server.rounds import RoundReport
 from deltamask_server.run_folder import RunFolder
 from deltamask_server.tally import Tally
@@ -248,7 +249,7 @@ def test_methods_with_one_form_of_their_model(tmp_path: Path, method: str) -> No
 
 def test_results_of_an_older_version_lack_what_came_later(folder: RunFolder) -> None:
     path = folder.path / "results.json"
-    results = json.loads(path.read_text())
+    results = read_results(folder.path)
     del results["versions"], results["linear_probe"]["broken_images"]
     for key in ("personal", "validation", "broken_images", "digest"):
         del results["rounds"][0][key]
@@ -262,7 +263,7 @@ def test_results_of_an_older_version_lack_what_came_later(folder: RunFolder) -> 
 
 def test_an_accuracy_that_is_no_number_is_none(folder: RunFolder) -> None:
     path = folder.path / "results.json"
-    results = json.loads(path.read_text())
+    results = read_results(folder.path)
     results["rounds"][0]["accuracy"] = {"mean": float("nan")}
     path.write_text(json.dumps(results))
     page = page_of(folder.path)
@@ -319,7 +320,7 @@ def test_the_folder_has_the_payload_of_the_newest_round(folder: RunFolder) -> No
     for number in (2, 3):
         folder.add_round(replace(report(number), payload=(number, bytes(number))))
     assert (folder.path / "payload.bin").read_bytes() == bytes(3)
-    results = json.loads((folder.path / "results.json").read_text())
+    results = read_results(folder.path)
     assert results["payload"] == {"round": 3, "client": 3, "bytes": 3}
     assert sorted(path.name for path in folder.path.iterdir()) == ["payload.bin", "results.json", "rounds.jsonl"]
 

@@ -16,6 +16,7 @@ from common.config.run import RunConfig
 from common.models import Head
 from common.theta import theta_digest
 from deltamask_server.console import round_line, summary
+from deltamask_server.results_file import read_results
 from deltamask_server.rounds import RoundReport
 from deltamask_server.run_folder import RunFolder
 from deltamask_server.tally import Tally
@@ -46,7 +47,8 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def test_results_follow_the_contract(folder: RunFolder) -> None:
     folder.add_round(report(1))
-    results = json.loads((folder.path / "results.json").read_text())
+    assert json.loads((folder.path / "results.json").read_text())["rounds"] == [], "they come when the run ends"
+    results = read_results(folder.path)
     assert results["status"] == "running"
     assert results["model"]["name"] == "letters-vit"
     assert results["model"]["masked_parameters"] == 80
@@ -61,6 +63,16 @@ def test_results_follow_the_contract(folder: RunFolder) -> None:
     assert entry["clients"] == {"asked": 3, "ok": 2, "failed": {"checksum": 1}, "failed_clients": {"1": "checksum"}}
     assert entry["digest"] == theta_digest(THETA).hex()
     assert [json.loads(line) for line in (folder.path / "rounds.jsonl").read_text().splitlines()] == [entry]
+
+
+def test_a_run_that_was_cut_off_has_every_round_that_it_finished(folder: RunFolder) -> None:
+    entries = [folder.add_round(report(number)) for number in (1, 2)]
+    with (folder.path / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 3, "accura')  # the machine went down here
+    assert read_results(folder.path)["rounds"] == entries
+    folder.finish("failed", "cut off")
+    assert json.loads((folder.path / "results.json").read_text()) == folder.results
+    assert read_results(folder.path)["rounds"] == entries
 
 
 def test_latest_points_to_the_newest_run(folder: RunFolder) -> None:

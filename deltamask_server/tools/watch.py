@@ -5,7 +5,6 @@ It reads the run's folder, so it works alike for simulation, deployment and fini
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from common.methods import METHODS
 from deltamask_server.console import columns, failed_replies, head_name, header, round_cells, round_line, summary
+from deltamask_server.results_file import newest_change, read_results
 
 __all__ = ["ended_by_flower", "follow", "wait_for_run"]
 
@@ -45,9 +45,9 @@ def follow(folder: Path, has_ended: Callable[[], bool] = lambda: False) -> bool:
     ended = False
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while results.get("status", "running") == "running":
-            if (changed := (folder / "results.json").stat().st_mtime_ns) != stamp:
+            if (changed := newest_change(folder)) != stamp:
                 stamp, quiet_since = changed, time.monotonic()
-                results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+                results = read_results(folder)
                 if console.is_terminal:
                     live.update(_table(results, folder), refresh=True)
                 else:
