@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
+from common.extras import require
 
 __all__ = ["partition_indices"]
 
@@ -41,20 +42,19 @@ def partition_indices(
         If the data cannot be divided so (too few images or classes).
     """
     # Imported here: it takes seconds, and the server never divides data.
-    from datasets import Dataset
-    from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, Partitioner, PathologicalPartitioner
+    by_name = require("flwr_datasets.partitioner", "hub", f"partitioner = {partitioner!r}")
+    datasets = require("datasets", "hub", f"partitioner = {partitioner!r}")
 
     if num_partitions > len(labels):
         raise DataError(f"{len(labels)} training images cannot be divided among {num_partitions} clients")
     # IidPartitioner cuts consecutive pieces: shuffle first, so that an ordered file is no trap.
     order = np.random.default_rng(seed).permutation(len(labels))
-    by: Partitioner
     try:
         if partitioner == "iid":
-            by = IidPartitioner(num_partitions)
+            by = by_name.IidPartitioner(num_partitions)
         elif partitioner == "dirichlet":
             smallest = min(10, max(1, len(labels) // (10 * num_partitions)))
-            by = DirichletPartitioner(
+            by = by_name.DirichletPartitioner(
                 num_partitions,
                 partition_by="label",
                 alpha=dirichlet_alpha,
@@ -63,7 +63,7 @@ def partition_indices(
                 seed=seed,
             )
         elif partitioner == "pathological":
-            by = PathologicalPartitioner(
+            by = by_name.PathologicalPartitioner(
                 num_partitions,
                 partition_by="label",
                 num_classes_per_partition=classes_per_client,
@@ -72,7 +72,7 @@ def partition_indices(
             )
         else:
             raise DataError(f"partitioner = {partitioner!r}: use iid, dirichlet or pathological")
-        by.dataset = Dataset.from_dict({"label": labels[order], "position": order})
+        by.dataset = datasets.Dataset.from_dict({"label": labels[order], "position": order})
         part = by.load_partition(partition_id)
     except ValueError as error:
         raise DataError(

@@ -13,6 +13,7 @@ from common.data.catalogue import HUB, HubDataset
 from common.data.encoded import Encoded, decode_all
 from common.data.split import Images, Split, numbered
 from common.errors import DataError, brief
+from common.extras import require
 from common.files import CACHE_BYTES, file_identity
 
 __all__ = ["open_hub"]
@@ -63,13 +64,13 @@ def open_hub(name: str, part: str, side: int, cache: Path, limit_bytes: int = CA
 def _rows(name: str, entry: HubDataset, part: str) -> Any:
     """The rows of a split, images as encoded bytes."""
     # Imported here: it takes seconds, and other sources do without.
-    from datasets import Image, config
-    from flwr_datasets import FederatedDataset
+    hub = require("flwr_datasets", "hub", f"dataset = {name!r}")
+    datasets = require("datasets", "hub", f"dataset = {name!r}")
 
-    if not Path(entry.id).is_dir() and not config.HF_HUB_OFFLINE:
+    if not Path(entry.id).is_dir() and not datasets.config.HF_HUB_OFFLINE:
         _require_hub(name, entry)
     try:
-        data = FederatedDataset(
+        data = hub.FederatedDataset(
             dataset=entry.id,
             subset=entry.config,
             preprocessor={"train": entry.train, "test": entry.test},
@@ -77,7 +78,7 @@ def _rows(name: str, entry: HubDataset, part: str) -> Any:
             shuffle=False,
         )
         rows = data.load_split(part)
-        return rows.cast_column(entry.image, Image(decode=False)) if entry.image in rows.features else rows
+        return rows.cast_column(entry.image, datasets.Image(decode=False)) if entry.image in rows.features else rows
     except Exception as error:  # datasets, its hub client and its readers raise many types
         raise DataError(
             f"dataset = {name!r}: {entry.id} cannot be loaded: {brief(f'{type(error).__name__}: {error}')}. "

@@ -14,6 +14,7 @@ from common.data.hub import open_hub
 from common.data.npz import open_npz
 from common.data.split import Split, split_of_arrays
 from common.errors import DataError
+from common.extras import require
 from common.files import CACHE_BYTES
 
 __all__ = ["is_local", "open_split"]
@@ -76,9 +77,8 @@ def _path(source: str) -> Path:
 
 
 def _digits(part: str) -> Split:
-    from sklearn.datasets import load_digits  # here, since it takes seconds to import
-
-    images, labels = load_digits(return_X_y=True)
+    digits = require("sklearn.datasets", "digits", "dataset = 'digits'")  # here, since it takes seconds to import
+    images, labels = digits.load_digits(return_X_y=True)
     # Values are 0..16; the division is exact enough for a byte and the same everywhere.
     pixels = np.minimum(images * 16, 255).astype(np.uint8).reshape(-1, 8, 8)
     where = slice(None, -_DIGITS_TEST) if part == "train" else slice(-_DIGITS_TEST, None)

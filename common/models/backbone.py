@@ -14,6 +14,7 @@ from torch import nn
 
 from common.digest import new_digest
 from common.errors import ModelError
+from common.extras import require
 from common.models.families import ModelSplit, split_model
 from common.models.input_spec import InputSpec
 from common.models.letters import build_letters
@@ -117,6 +118,7 @@ def _build(source: Source, weights: str, image_size: int) -> tuple[nn.Module, In
             return build_plain(source, weights, size)
         if source.library == "timm":
             return build_timm(source, weights, size)
+        require("open_clip", "openclip", f"backbone = '{source}'")
         from common.models.open_clip_models import build_open_clip  # its import takes seconds
 
         return build_open_clip(source, weights, size)
