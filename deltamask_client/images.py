@@ -106,6 +106,8 @@ def site_images(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], side
                 seed=run.rounds.seed,
                 dirichlet_alpha=run[DirichletSection].dirichlet_alpha,
                 classes_per_client=run[PathologicalSection].classes_per_client,
+                cache=node.cache_path,
+                limit_bytes=node.cache_limit_bytes,
             )
         ]
     loaded = split.load(positions)
