@@ -37,7 +37,7 @@ class Site:
 def load_frozen(run: RunConfig, node: NodeConfig) -> Backbone:
     """The run's frozen model, on this client's device."""
     keys = run.backbone
-    return _backbone(keys.backbone, keys.weights, keys.image_size, keys.masked_blocks, device_of(node))
+    return _backbone(keys.backbone, keys.weights, keys.image_size, keys.masked_blocks, device_of(node), node.cache_path)
 
 
 def load_site(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], validation: bool = False) -> Site:
