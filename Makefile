@@ -42,8 +42,9 @@ check: $(READY)  ## Lint and types
 bench: $(READY)  ## Measure the codecs on this machine
 	$(BIN)/python -m benchmarks.codecs
 
-docs: $(READY)  ## Write what docs/ takes from the code: config keys, commands, numbers of the wire format
+docs: $(READY)  ## Write what docs/ takes from the code: config keys, commands, numbers of the wire format, imports
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m docs.architecture
 
 smoke:  ## Build the images, run the compose demo, compare it with the simulation
 	docker/smoke.sh
