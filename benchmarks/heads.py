@@ -21,7 +21,10 @@ import torch
 from common.config.cache_path import default_cache_path
 from common.config.run import RunConfig
 from common.data import Loaded, open_split
-from common.models import HEADS, Activations, Backbone, Head, load_backbone, loss_and_accuracy
+from common.models.accuracy import loss_and_accuracy
+from common.models.activations import Activations
+from common.models.backbone import Backbone, load_backbone
+from common.models.heads import HEADS, Head
 from common.models.heads.moments import measure_moments
 from common.models.heads.ridge import solve_ridge
 from common.theta import quantise

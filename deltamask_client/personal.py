@@ -14,7 +14,7 @@ import torch
 
 from common.config.node import NodeConfig
 from common.config.run import RunConfig
-from common.models import loss_and_accuracy
+from common.models.accuracy import loss_and_accuracy
 from deltamask_client.images import test_images
 from deltamask_client.site import Site, activations_of
 

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from common.config.node import NodeConfig
 from common.config.run import RunConfig
 from common.config.shared import MirrorSection
-from common.models import Activations, Backbone, Views, load_backbone
+from common.models.activations import Activations
+from common.models.backbone import Backbone, load_backbone
+from common.models.views import Views
 from common.uniforms import stream_seed
 from deltamask_client.epochs import Recipe
 from deltamask_client.images import site_images

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.models import Activations, Backbone, loss_and_accuracy
+from common.models.accuracy import loss_and_accuracy
+from common.models.activations import Activations
+from common.models.backbone import Backbone
 
 __all__ = ["Evaluator"]
 

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from common.files import replacing
-from common.models import Head
+from common.models.heads import Head
 from deltamask_server.round_report import RoundReport
 from deltamask_server.tally import Tally
 from deltamask_server.tools.report import parse_run, write_report

@@ -12,7 +12,7 @@ from flwr.app import Error, Message, RecordDict
 from common.codecs import SharedState, get_codec
 from common.downlink import apply_chain
 from common.messages import HEAD, HELLO, TRAIN, Hello, pack_hello, pack_update
-from common.models import Head
+from common.models.heads import Head
 from common.models.heads.linear_probe import LinearProbe
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.methods.deltamask.strategy import DeltaMask

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from common.config.run import parse_run_config
-from common.models import load_backbone
+from common.models.backbone import load_backbone
 from common.models.presets import PRESETS
 from deltamask_server.tools.cli import app
 from deltamask_server.tools.outline import outline

@@ -26,7 +26,9 @@ from common.messages import (
     unpack_hello,
     unpack_update,
 )
-from common.models import HEADS, Activations, Head, load_backbone
+from common.models.activations import Activations
+from common.models.backbone import load_backbone
+from common.models.heads import HEADS, Head
 from common.theta import Version, quantise, theta_digest
 from deltamask_client.app import app
 from deltamask_client.epochs import Recipe

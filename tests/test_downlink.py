@@ -17,7 +17,7 @@ from common.downlink import Relayed, apply_chain, join_chain, pack_exact, pack_f
 from common.downlink.relay import unpack_relay
 from common.entropy import decode_symbols, encode_symbols
 from common.errors import PayloadError, WrongModel
-from common.models import Head
+from common.models.heads import Head
 from common.theta import Version, quantise, theta_digest
 from common.uniforms import stream_key
 from deltamask_client.methods.deltamask.store import Held, ThetaStore

@@ -14,8 +14,11 @@ from common.errors import BadMetric, WrongModel
 from common.messages import HEAD, HELLO, Hello, pack_hello, pack_update, unpack_round
 from common.methods.fedavg.payload import pack_weights, unpack_weights, weights_bytes, weights_digest
 from common.methods.fedavg.vector import join_weights
-from common.models import Activations, Head, TailWeights, load_backbone
+from common.models.activations import Activations
+from common.models.backbone import load_backbone
+from common.models.heads import Head
 from common.models.heads.linear_probe import LinearProbe
+from common.models.tail_weights import TailWeights
 from deltamask_client.epochs import Recipe
 from deltamask_client.methods.fedavg.training import train_weights
 from deltamask_client.objective import adam

@@ -12,7 +12,8 @@ from PIL import Image
 
 from common.data.encoded import Encoded, decode_all
 from common.files import evict, file_identity, kept_array, replacing
-from common.models import Activations, load_backbone
+from common.models.activations import Activations
+from common.models.backbone import load_backbone
 from deltamask_client.run_file import RunFile
 from tests.test_data_images import saved
 

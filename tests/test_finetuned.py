@@ -15,7 +15,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from common.errors import ModelError
-from common.models import Head, load_backbone
+from common.models.backbone import load_backbone
+from common.models.heads import Head
 from common.theta import ONE, probabilities
 from deltamask_server import load_finetuned
 from deltamask_server.tools.cli import app

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from common.config.run import RunConfig, parse_run_config
 from common.errors import BadMetric, ConfigError
 from common.methods.deltamask.config import frozen_head_rounds
-from common.models import HEADS, Head
+from common.models.heads import HEADS, Head
 from common.models.heads.base import softmax_head
 from common.models.heads.linear_probe import LinearProbe, average_heads
 from common.models.heads.moments import Moments, measure_moments, merge_moments, pack_moments

@@ -13,7 +13,8 @@ from common.downlink import apply_chain
 from common.messages import HELLO, Hello, pack_hello, pack_update, unpack_round
 from common.methods.fedavg.payload import pack_empty, pack_weights
 from common.methods.hidenseek.signs import SIGNS, SignState, encode_signs, on_grid
-from common.models import Head, load_backbone
+from common.models.backbone import load_backbone
+from common.models.heads import Head
 from common.models.heads.random_head import RandomHead
 from common.theta import Version
 from deltamask_server.enrolment import Enrolment
@@ -191,7 +192,7 @@ def test_a_whole_run_learns_and_its_export_predicts(tmp_path: Path) -> None:
     module = load_finetuned(tmp_path / "runs" / "latest" / "signs.safetensors")
     from sklearn.datasets import load_digits
 
-    from common.models import preprocess
+    from common.models.preprocess import preprocess
 
     backbone = load_backbone("lenet", "default", 0, 0)
     images, labels = load_digits(return_X_y=True)

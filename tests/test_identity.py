@@ -11,7 +11,8 @@ import torch
 from common.config.node import parse_node_config
 from common.config.run import RunConfig
 from common.data import open_split
-from common.models import Activations, load_backbone
+from common.models.activations import Activations
+from common.models.backbone import load_backbone
 from deltamask_client import images
 from tests.images import write_folder
 

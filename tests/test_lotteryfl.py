@@ -29,8 +29,10 @@ from common.methods.fedavg.vector import join_weights
 from common.methods.hidenseek.config import DensitySection
 from common.methods.lotteryfl.downwards import unpack_global_weights
 from common.methods.lotteryfl.ticket import mask_digest, pack_ticket, ticket_bytes
-from common.models import Head, TailWeights, load_backbone
+from common.models.backbone import load_backbone
+from common.models.heads import Head
 from common.models.heads.linear_probe import LinearProbe
+from common.models.tail_weights import TailWeights
 from common.wire import HEADER_BYTES, Header, pack_payload, read_header
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.methods.fedavg.strategy import FedAvg

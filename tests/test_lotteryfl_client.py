@@ -27,7 +27,10 @@ from common.methods.fedavg.payload import weights_digest
 from common.methods.fedavg.vector import join_weights, split_weights
 from common.methods.lotteryfl.downwards import pack_everything, pack_kept
 from common.methods.lotteryfl.ticket import mask_digest, unpack_ticket
-from common.models import Activations, Head, TailWeights, load_backbone
+from common.models.activations import Activations
+from common.models.backbone import load_backbone
+from common.models.heads import Head
+from common.models.tail_weights import TailWeights
 from common.uniforms import stream_seed
 from deltamask_client.app import app
 from deltamask_client.epochs import Recipe

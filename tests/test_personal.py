@@ -28,7 +28,11 @@ from common.messages import (
 )
 from common.methods.fedavg.payload import unpack_weights, weights_digest
 from common.methods.fedavg.vector import join_weights
-from common.models import HEADS, Activations, Head, TailWeights, load_backbone, loss_and_accuracy
+from common.models.accuracy import loss_and_accuracy
+from common.models.activations import Activations
+from common.models.backbone import load_backbone
+from common.models.heads import HEADS, Head
+from common.models.tail_weights import TailWeights
 from common.theta import Version, quantise
 from common.uniforms import stream_seed
 from deltamask_client.app import app

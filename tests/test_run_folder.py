@@ -13,7 +13,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from common.config.run import RunConfig
-from common.models import Head
+from common.models.heads import Head
 from common.theta import theta_digest
 from deltamask_server.console import round_line, summary
 from deltamask_server.results_file import read_results

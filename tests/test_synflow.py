@@ -9,9 +9,9 @@ from torch import nn
 
 from common.errors import ConfigError, ModelError
 from common.methods.hidenseek.signed_constant import kept_factors, signed_constants
-from common.models import InputSpec
 from common.models.backbone import Parts, build_parts
 from common.models.families import ModelSplit
+from common.models.input_spec import InputSpec
 from common.models.maskable import masked_tensors
 from common.models.plain_cnn import kaiming_uniform
 from common.models.presets import PLAIN

@@ -15,7 +15,7 @@ from common.methods.fedavg.payload import WEIGHTS as FEDAVG
 from common.methods.fedavg.vector import split_weights
 from common.methods.lotteryfl.downwards import pack_everything, pack_kept, unpack_global_weights
 from common.methods.lotteryfl.ticket import TICKETS, pack_mask, pack_ticket, ticket_bytes, unpack_ticket
-from common.models import Head
+from common.models.heads import Head
 from common.wire import HEADER_BYTES, Header, pack_payload
 from deltamask_client.methods.lotteryfl.pruning import prune
 from deltamask_client.methods.lotteryfl.store import Ticket, TicketStore

@@ -14,7 +14,8 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from common.errors import ModelError
-from common.models import load_backbone, weight_files
+from common.models import weight_files
+from common.models.backbone import load_backbone
 
 REPOSITORY = "timm/test_vit.r160_in1k"
 

@@ -9,8 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 from common.models import backbone as module
-from common.models import load_backbone
-from common.models.backbone import build_parts
+from common.models.backbone import build_parts, load_backbone
 
 
 def test_a_digest_is_kept_and_is_the_one_that_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,10 @@ from torch import nn
 
 from common.data.decode import decode_image
 from common.errors import ModelError, brief
-from common.models import Head, InputSpec, preprocess
 from common.models.backbone import build_parts, frozen_digest
+from common.models.heads import Head
+from common.models.input_spec import InputSpec
+from common.models.preprocess import preprocess
 from deltamask_server.methods import STRATEGIES
 from deltamask_server.model_form import ModelForm
 from deltamask_server.tools.outline import outline

@@ -47,7 +47,7 @@ class Outline:
 
 
 def outline(name: str, image_size: int = 0, masked_blocks: int = 5) -> Outline:
-    """Outline a backbone; parameters and errors of `common.models.load_backbone`."""
+    """Outline a backbone; parameters and errors of `common.models.backbone.load_backbone`."""
     source = parse_name(name)
     try:
         with torch.device("meta"):

@@ -15,7 +15,7 @@ import torch
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from common.messages import HEAD, pack_update
-from common.models import HEADS, FittedHead, Head
+from common.models.heads import HEADS, FittedHead, Head
 from common.models.heads.moments import Moments, pack_moments
 from tests.federation import CLASSES, FEATURES, METRICS, Change, node, run_rounds, strategy
 from tests.grid import MemoryGrid, Node

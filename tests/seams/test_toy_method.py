@@ -18,7 +18,7 @@ from common.digest import digest8
 from common.errors import BadMetric
 from common.messages import Part, Parts, Update, unpack_model
 from common.methods import METHODS, Method
-from common.models import Head
+from common.models.heads import Head
 from common.saved import Saved
 from common.wire import Header
 from deltamask_client.answer import Answer

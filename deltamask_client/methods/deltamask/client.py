@@ -16,7 +16,8 @@ from common.config.run import RunConfig
 from common.downlink import apply_chain, max_chain_bytes
 from common.messages import Part, unpack_model, unpack_round
 from common.methods.deltamask.config import DeltaMaskSection, HeadTrainingSection, frozen_head_rounds
-from common.models import Head, loss_and_accuracy
+from common.models.accuracy import loss_and_accuracy
+from common.models.heads import Head
 from common.theta import Version, probabilities
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit

@@ -26,7 +26,8 @@ from common.methods.hidenseek.signs import (
     positive_signs,
 )
 from common.methods.hidenseek.subnetwork import Subnetwork, max_subnetwork_bytes
-from common.models import Head, loss_and_accuracy
+from common.models.accuracy import loss_and_accuracy
+from common.models.heads import Head
 from common.theta import Version
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit

@@ -24,7 +24,7 @@ from common.downlink import Relayed, pack_exact, pack_relay
 from common.downlink.config import DownlinkSection
 from common.messages import Part, Parts, Update
 from common.methods.deltamask.config import DeltaMaskSection, frozen_head_rounds
-from common.models import Head
+from common.models.heads import Head
 from common.models.heads.linear_probe import average_heads
 from common.saved import Saved
 from common.theta import ONE, Version, probabilities, quantise

@@ -35,7 +35,7 @@ def export(
 
     from common.errors import DeltaMaskError
     from common.methods import METHODS
-    from common.models import Head
+    from common.models.heads import Head
     from deltamask_server.tools.finetuned import Place, write_finetuned
 
     source = run / "model.safetensors"
