@@ -42,8 +42,8 @@ check: $(READY)  ## Lint and types
 bench: $(READY)  ## Measure the codecs on this machine
 	$(BIN)/python -m benchmarks.codecs
 
-docs: $(READY)  ## Write what docs/ takes from the code: config keys, commands, numbers of the wire format
-	$(BIN)/python docs/generate.py
+docs: $(READY)  ## Write what docs/ takes from the code: config keys, commands, numbers of the wire format, who imports whom
+	$(BIN)/python -m docs.generate
 
 smoke:  ## Build the images, run the compose demo, compare it with the simulation
 	docker/smoke.sh

@@ -1,7 +1,8 @@
-"""Write the parts of docs/ that are made from the code: ``python docs/generate.py``, or ``make docs``.
+"""Write the parts of docs/ that are made from the code: ``python -m docs.generate``, or ``make docs``.
 
-Pages of docs/reference/ are made whole. In pages written by hand, what stands between ``<!-- generated: NAME -->`` and
-``<!-- end -->`` is replaced. tests/test_docs.py fails where a page is out of step with the code.
+Pages of docs/reference/ are made whole, and so is the picture of docs/architecture.md (`architecture.py`). In pages
+written by hand, what stands between ``<!-- generated: NAME -->`` and ``<!-- end -->`` is replaced. tests/test_docs.py
+fails where a page or the picture is out of step with the code.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from common.models.heads.base import LARGEST as LARGEST_OF_HEAD
 from common.models.outline import presets_table
 from common.weights_payload import LARGEST as LARGEST_WEIGHT
 from deltamask_server.cli import app
+from docs import architecture
 
 __all__ = ["PAGES", "current", "made", "main"]
 
@@ -161,6 +163,7 @@ def main() -> None:
         if (text := made(page)) != current(page):
             (DOCS / page).write_text(text, encoding="utf-8")
             print(f"wrote docs/{page}")
+    architecture.main()
 
 
 if __name__ == "__main__":
