@@ -1,7 +1,8 @@
-"""Write the parts of docs/ that are made from the code: ``python docs/generate.py``, or ``make docs``.
+"""Write the parts of docs/ that are made from the code: ``python -m docs.generate``, or ``make docs``.
 
-Pages of docs/reference/ are made whole. In pages written by hand, what stands between ``<!-- generated: NAME -->`` and
-``<!-- end -->`` is replaced. tests/test_docs.py fails where a page is out of step with the code.
+Pages of docs/reference/ are made whole, and so is the picture of docs/architecture.md (`architecture.py`). In pages
+written by hand, what stands between ``<!-- generated: NAME -->`` and ``<!-- end -->`` is replaced. tests/test_docs.py
+fails where a page or the picture is out of step with the code.
 """
 
 from __future__ import annotations
