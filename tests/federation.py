@@ -10,9 +10,11 @@ import numpy as np
 from flwr.app import Error, Message, RecordDict
 
 from common.codecs import SharedState, get_codec
-from common.downlink import apply_chain
-from common.messages import HEAD, HELLO, TRAIN, Hello, pack_hello, pack_update, unpack_global
+from common.downlink import apply_chain, max_chain_bytes
+from common.messages import HEAD, HELLO, TRAIN, Hello, Part, pack_hello, pack_update, unpack_model, unpack_round
 from common.models import Head
+from common.models.heads.linear_probe import LinearProbe
+from common.theta import Version
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.methods.deltamask.strategy import DeltaMask
 from deltamask_server.tally import Tally
@@ -22,6 +24,8 @@ from tests.grid import MemoryGrid, Node, answer
 SEGMENTS, CLASSES, FEATURES, SEED = (30_000, 20_000), 3, 4, 9
 D, DIGEST = sum(SEGMENTS), b"12345678"
 METRICS = {"examples": 10, "loss": 0.5, "accuracy": 0.8, "seconds": 1.0, "broken": 0}
+MODEL = {"theta": Part(max_chain_bytes(D)), "head": Part(Head.size(CLASSES, FEATURES), required=False)}
+"""Parts of the global model."""
 
 
 Change = Callable[[RecordDict, Message], list[RecordDict | Error]]
@@ -35,7 +39,7 @@ def node(client: int, change: Change | None = None, kind: str = TRAIN) -> Node:
             content = pack_hello(Hello(client, DIGEST, D))
         elif message.metadata.message_type == HEAD:
             head = Head(np.full((CLASSES, FEATURES), client, np.float32), np.zeros(CLASSES, np.float32))
-            content = pack_update(head.to_bytes(), METRICS | {"examples": client + 1})
+            content = pack_update({"statistics": head.to_bytes()}, METRICS | {"examples": client + 1})
         else:
             content = honest_update(message, client)
         replies = change(content, message) if change and message.metadata.message_type == kind else [content]
@@ -44,29 +48,24 @@ def node(client: int, change: Change | None = None, kind: str = TRAIN) -> Node:
     return handle
 
 
-def received_theta(message: Message) -> np.ndarray:
+def received(message: Message) -> Version:
     """What a client that holds nothing reads."""
-    chain, head = unpack_global(message.content.array_records["arrays"])
-    assert head is not None
-    return apply_chain(chain, None, D, SEED, SEGMENTS)
+    parts = unpack_model(message.content, MODEL)
+    assert "head" in parts
+    return apply_chain(parts["theta"], None, D, SEED, SEGMENTS)
 
 
 def honest_update(message: Message, sender: int, **wrong: int) -> RecordDict:
-    theta = received_theta(message)
-    shared = SharedState(
-        theta,
-        wrong.get("seed", SEED),
-        wrong.get("round", int(message.content["round"]["round"])),
-        wrong.get("slot", int(message.content["round"]["slot"])),
-    )
-    return pack_update(get_codec("fuse8").encode(local_step(theta, seed=sender), shared), METRICS)
+    theta = received(message).theta
+    server_round, slot = unpack_round(message.content)
+    shared = SharedState(theta, wrong.get("seed", SEED), wrong.get("round", server_round), wrong.get("slot", slot))
+    return pack_update({"payload": get_codec("fuse8").encode(local_step(theta, seed=sender), shared)}, METRICS)
 
 
 def strategy(quorum: int = 2, wait: float = 0.2, **options: Any) -> DeltaMask:
     enrolment = Enrolment(DIGEST, D, min_clients=quorum, wait_seconds=wait, say=lambda line: None)
-    return DeltaMask(
-        enrolment, segments=SEGMENTS, classes=CLASSES, features=FEATURES, seed=SEED, quorum=quorum, **options
-    )
+    shape = {"classes": CLASSES, "features": FEATURES, "head_kind": LinearProbe()}
+    return DeltaMask(enrolment, segments=SEGMENTS, seed=SEED, quorum=quorum, **shape | options)
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,12 @@ class Played:
 
 
 def run_rounds(deltamask: DeltaMask, grid: MemoryGrid, rounds: int = 1, timeout: float = 0.3) -> list[Played]:
+    """So many rounds more."""
     played: list[Played] = []
     deltamask.start(
         grid,
         deltamask.arrays(),
-        rounds,
+        deltamask.server_round + rounds,
         timeout,
         on_round=lambda report: played.append(
             Played(report.tally, report.downlink_bytes, report.validation, deltamask.theta)

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from common.codecs import SharedState, get_codec
 from common.data import hold_out
 from common.downlink import apply_chain
-from common.messages import EVALUATE, TRAIN, pack_evaluation, pack_update, unpack_classes, unpack_global
-from common.theta import theta_digest
+from common.messages import EVALUATE, TRAIN, pack_update, unpack_classes, unpack_model, unpack_round
+from common.theta import Version, theta_digest
 from deltamask_server.tally import Tally
 from deltamask_server.validation import fairness, validation_entry
 from tests.conftest import local_step
-from tests.federation import METRICS, SEED, SEGMENTS, Change, D, node, received_theta, run_rounds, strategy
+from tests.federation import METRICS, MODEL, SEED, SEGMENTS, Change, D, node, received, run_rounds, strategy
 from tests.grid import MemoryGrid, Node, answer
 
 
@@ -77,8 +77,8 @@ class Sites:
 
         def handle(message: Message) -> list[Message]:
             if message.metadata.message_type == EVALUATE:
-                content: RecordDict = pack_evaluation(METRICS | {"accuracy": 0.5 + client / 10})
-                self.evaluated.append((client, theta_digest(received_theta(message))))
+                content: RecordDict = pack_update({}, METRICS | {"accuracy": 0.5 + client / 10})
+                self.evaluated.append((client, received(message).digest))
                 if self.change and client == 0:
                     return [answer(message, reply) for reply in self.change(content, message)]
                 return [answer(message, content)]
@@ -112,7 +112,7 @@ def test_theta_does_not_depend_on_being_evaluated() -> None:
 
 
 def test_theta_that_a_client_kept_from_an_evaluation_is_not_sent_again() -> None:
-    held: dict[int, np.ndarray] = {}
+    held: dict[int, Version] = {}
     sizes: list[tuple[str, int]] = []
 
     def keeper(client: int) -> Node:
@@ -122,15 +122,14 @@ def test_theta_that_a_client_kept_from_an_evaluation_is_not_sent_again() -> None
             kind = message.metadata.message_type
             if kind not in (TRAIN, EVALUATE):
                 return honest(message)
-            chain, _ = unpack_global(message.content.array_records["arrays"])
-            theta = held[client] = apply_chain(chain, held.get(client), D, SEED, SEGMENTS)
+            chain = unpack_model(message.content, MODEL)["theta"]
+            version = held[client] = apply_chain(chain, held.get(client), D, SEED, SEGMENTS)
             sizes.append((kind, len(chain)))
             if kind == EVALUATE:
-                return [answer(message, pack_evaluation(METRICS, theta_digest(theta)))]
-            order = message.content["round"]
-            shared = SharedState(theta, SEED, int(order["round"]), int(order["slot"]))
-            payload = get_codec("fuse8").encode(local_step(theta, seed=client), shared)
-            return [answer(message, pack_update(payload, METRICS, theta_digest(theta)))]
+                return [answer(message, pack_update({}, METRICS, version.digest))]
+            shared = SharedState(version.theta, SEED, *unpack_round(message.content))
+            payload = get_codec("fuse8").encode(local_step(version.theta, seed=client), shared)
+            return [answer(message, pack_update({"payload": payload}, METRICS, version.digest))]
 
         return handle
 
@@ -141,15 +140,15 @@ def test_theta_that_a_client_kept_from_an_evaluation_is_not_sent_again() -> None
 
 
 BAD: dict[str, tuple[str, Change]] = {
-    "accuracy above 1": ("bad-metric", lambda content, message: [pack_evaluation(METRICS | {"accuracy": 1.5})]),
-    "NaN": ("bad-metric", lambda content, message: [pack_evaluation(METRICS | {"accuracy": float("nan")})]),
-    "fewer than no images": ("bad-metric", lambda content, message: [pack_evaluation(METRICS | {"examples": -1})]),
-    "fewer than no broken images": ("bad-metric", lambda content, message: [pack_evaluation(METRICS | {"broken": -1})]),
+    "accuracy above 1": ("bad-metric", lambda content, message: [pack_update({}, METRICS | {"accuracy": 1.5})]),
+    "NaN": ("bad-metric", lambda content, message: [pack_update({}, METRICS | {"accuracy": float("nan")})]),
+    "fewer than no images": ("bad-metric", lambda content, message: [pack_update({}, METRICS | {"examples": -1})]),
+    "fewer than no broken images": ("bad-metric", lambda content, message: [pack_update({}, METRICS | {"broken": -1})]),
     "a metric less": (
         "bad-metric",
-        lambda content, message: [RecordDict({"update": ConfigRecord(), "metrics": MetricRecord({"accuracy": 1.0})})],
+        lambda content, message: [RecordDict({"parts": ConfigRecord(), "metrics": MetricRecord({"accuracy": 1.0})})],
     ),
-    "a payload": ("wrong-format", lambda content, message: [pack_update(b"x" * 10**6, METRICS)]),
+    "a payload": ("wrong-format", lambda content, message: [pack_update({"payload": b"x" * 10**6}, METRICS)]),
     "nothing": ("wrong-format", lambda content, message: [RecordDict()]),
     "twice": ("duplicate", lambda content, message: [content, content]),
     "an exception": ("client-error", lambda content, message: [Error(2, "DataError")]),

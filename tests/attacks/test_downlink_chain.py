@@ -13,10 +13,11 @@ import zlib
 import numpy as np
 import pytest
 
-from common.aggregation.beta import empty_posterior, fold, mode
+from common.aggregation.beta import BetaRule, empty_posterior, fold, mode
 from common.codecs import SharedState, get_codec
 from common.downlink import (
     MAX_STEPS,
+    Relayed,
     apply_chain,
     join_chain,
     max_chain_bytes,
@@ -34,8 +35,9 @@ from common.errors import (
     TruncatedPayload,
     WrongFormat,
     WrongModel,
+    WrongSlot,
 )
-from common.theta import quantise, theta_digest
+from common.theta import Version, quantise, theta_digest
 from tests.conftest import local_step
 
 SEED, D, SEGMENTS, CLIENTS = 5, 6_000, (4_000, 2_000), (0, 1, 2, 3)
@@ -47,7 +49,7 @@ HEADER = 24
 
 
 def exact(theta: np.ndarray = NEW, base: np.ndarray = OLD) -> bytes:
-    step = pack_exact(theta, base, SEED, 1, CLIENTS)
+    step = pack_exact(Version(theta), Version(base), SEED, 1, CLIENTS)
     assert step is not None
     return step
 
@@ -60,7 +62,7 @@ def sealed(form: int, body: bytes, theta: np.ndarray = NEW, base: np.ndarray | N
 
 
 def receive(steps: list[bytes], held: np.ndarray | None = OLD) -> np.ndarray:
-    return apply_chain(join_chain(steps), held, D, SEED, SEGMENTS)
+    return apply_chain(join_chain(steps), None if held is None else Version(held), D, SEED, SEGMENTS).theta
 
 
 def values(theta: np.ndarray) -> bytes:
@@ -68,7 +70,7 @@ def values(theta: np.ndarray) -> bytes:
     return struct.pack("<H", len(palette)) + palette.astype("<u2").tobytes()
 
 
-WHOLE, STEP = pack_quantised(NEW, SEGMENTS), exact()
+WHOLE, STEP = pack_quantised(Version(NEW), SEGMENTS), exact()
 EXACT_FRONT = 6 + 4 * len(CLIENTS)
 EXACT_BODY = STEP[HEADER:-4]
 
@@ -78,14 +80,21 @@ def relayed() -> tuple[bytes, np.ndarray]:
     payloads, posterior = {}, empty_posterior(D)
     for slot in CLIENTS:
         shared = SharedState(OLD, SEED, 1, slot, SEGMENTS)
-        payloads[slot] = get_codec("relative").encode(local_step(OLD, slot), shared)
-        posterior = fold(posterior, get_codec("relative").decode(payloads[slot], shared))
-    step = pack_relay(mode(posterior), OLD, empty_posterior(D), 0.01, 1, payloads)
+        payloads[slot] = Relayed(get_codec("relative").encode(local_step(OLD, slot), shared), 10)
+        posterior = fold(posterior, get_codec("relative").decode(payloads[slot].payload, shared))
+    rule = BetaRule()
+    start = rule.pack_start(empty_posterior(D), OLD)
+    step = pack_relay(Version(mode(posterior)), Version(OLD), rule, start, 1, payloads)
     assert step is not None
     return step, mode(posterior)
 
 
-FORMS = {"float32": (pack_float32(NEW), NEW), "quantised": (WHOLE, NEW), "exact": (STEP, NEW), "relay": relayed()}
+FORMS = {
+    "float32": (pack_float32(Version(NEW)), NEW),
+    "quantised": (WHOLE, NEW),
+    "exact": (STEP, NEW),
+    "relay": relayed(),
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -113,7 +122,7 @@ def test_cut_at_every_length(form: str) -> None:
     for length in [*range(100), *range(100, len(step), 97)]:
         for chain in (join_chain([step])[: 4 + length], join_chain([step[:length]])):
             with pytest.raises(PayloadError):
-                apply_chain(chain, OLD, D, SEED, SEGMENTS)
+                apply_chain(chain, Version(OLD), D, SEED, SEGMENTS)
         with pytest.raises(PayloadError):
             read_step(step[:length], D)
 
@@ -127,16 +136,42 @@ def test_lengths_that_lie(length: int) -> None:
         join_chain([STEP]) + length.to_bytes(4, "little"),
     ):
         with pytest.raises(PayloadError):
-            apply_chain(chain, OLD, D, SEED, SEGMENTS)
+            apply_chain(chain, Version(OLD), D, SEED, SEGMENTS)
 
 
 @pytest.mark.parametrize(
-    ("place", "value"), [(0, b"DM"), (2, b"\2"), (3, b"\0"), (3, b"\5"), (4, b"\1\0\0\0"), (4, b"\xff" * 4)]
+    ("place", "value"),
+    [(0, b"DM"), (2, b"\2"), (3, b"\0"), (3, b"\4"), (3, b"\6"), (4, b"\1\0\0\0"), (4, b"\xff" * 4)],
 )
 def test_fields_of_the_header(place: int, value: bytes) -> None:
     data = STEP[:place] + value + STEP[place + len(value) : -4]
     with pytest.raises((WrongFormat, WrongModel)):
         receive([data + zlib.crc32(data).to_bytes(4, "little")])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "error"),
+    [
+        (4, b"\0", WrongFormat),  # number of the rule
+        (4, b"\xff", WrongFormat),
+        (5, struct.pack("<H", 17), BadGeometry),  # bytes of its start
+        (5, struct.pack("<H", 65_535), TruncatedPayload),
+        (7, struct.pack("<H", 1025), BadGeometry),  # payloads
+        (7, struct.pack("<H", 5), TruncatedPayload),
+        (7, struct.pack("<H", 3), WrongFormat),
+        (9, struct.pack("<H", 65_535), BadGeometry),  # masks before the round
+        (11, struct.pack("<d", np.nan), BadGeometry),  # prior
+        (11, struct.pack("<d", 0.5), BadGeometry),
+        (19, struct.pack("<d", np.nan), BadGeometry),  # clip
+        (19, struct.pack("<d", 0.5), BadGeometry),
+        (27, struct.pack("<I", 1), WrongSlot),  # the first slot, which its payload names too
+    ],
+)
+def test_a_relay_whose_front_lies(place: int, value: bytes, error: type[PayloadError]) -> None:
+    step, after = FORMS["relay"]
+    body = step[HEADER:-4]
+    with pytest.raises(error):
+        receive([sealed(step[3], body[:place] + value + body[place + len(value) :], after, OLD)])
 
 
 def test_bases_in_a_circle_end() -> None:
@@ -174,8 +209,8 @@ def test_more_versions_than_a_server_keeps() -> None:
 
 def test_a_chain_longer_than_theta_itself() -> None:
     with pytest.raises(OversizedPayload):
-        apply_chain(bytes(max_chain_bytes(D) + 1), OLD, D, SEED, SEGMENTS)
-    assert len(join_chain([pack_float32(NEW)])) < max_chain_bytes(D)
+        apply_chain(bytes(max_chain_bytes(D) + 1), Version(OLD), D, SEED, SEGMENTS)
+    assert len(join_chain([pack_float32(Version(NEW))])) < max_chain_bytes(D)
 
 
 @pytest.mark.parametrize("held", [None, OLD])
@@ -184,7 +219,7 @@ def test_a_theta_of_zeros(held: np.ndarray | None) -> None:
     zero = NEW.copy()
     zero[D // 2] = 0
     packed = struct.pack("<H", 0) + zlib.compress(zero.astype("<u2").tobytes())
-    coded = pack_quantised(zero, SEGMENTS)[HEADER:-4]
+    coded = pack_quantised(Version(zero), SEGMENTS)[HEADER:-4]
     for body in (packed, coded):
         with pytest.raises(BadGeometry, match="probability of 0"):
             receive([sealed(QUANTISED, body, theta=zero)], held)

@@ -16,46 +16,50 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from common.codecs import SharedState, get_codec
-from common.errors import RoundError, WrongFormat, brief
-from common.messages import HEAD, HELLO, pack_update, unpack_global, unpack_hello
+from common.errors import PayloadError, RoundError, TruncatedPayload, WrongFormat, brief
+from common.messages import HEAD, HELLO, pack_update, unpack_hello, unpack_model
 from common.wire import HEADER_BYTES, Header, pack_payload
 from tests.federation import (
     CLASSES,
     DIGEST,
     FEATURES,
     METRICS,
+    MODEL,
     SEED,
     Change,
     D,
     node,
-    received_theta,
+    received,
     run_rounds,
     strategy,
 )
 from tests.grid import MemoryGrid
 
 
-def edit_payload(edit: Callable[[bytes], bytes]) -> Change:
-    def change(content: RecordDict, message: Message) -> list[RecordDict | Error]:
-        return [pack_update(edit(content["update"]["payload"]), METRICS)]
+def edit(change: Callable[[bytes], bytes]) -> Change:
+    """Other bytes for the one part of a reply: the payload, or the statistics of the head round."""
 
-    return change
+    def changed(content: RecordDict, message: Message) -> list[RecordDict | Error]:
+        ((name, data),) = content["parts"].items()
+        return [pack_update({name: change(data)}, METRICS)]
+
+    return changed
 
 
 def metrics(**values: float) -> Change:
-    return lambda content, message: [pack_update(content["update"]["payload"], METRICS | values)]
+    return lambda content, message: [pack_update(content["parts"], METRICS | values)]
 
 
 def typed(name: str, value: object) -> Change:
     """Another value for one metric, of a type that Flower lets through."""
     return lambda content, message: [
-        RecordDict({"update": content["update"], "metrics": MetricRecord({**METRICS, name: value})})
+        RecordDict({"parts": content["parts"], "metrics": MetricRecord({**METRICS, name: value})})
     ]
 
 
 def update(**values: object) -> Change:
     return lambda content, message: [
-        RecordDict({"update": ConfigRecord({**content["update"], **values}), "metrics": content["metrics"]})
+        RecordDict({"parts": ConfigRecord({**content["parts"], **values}), "metrics": content["metrics"]})
     ]
 
 
@@ -69,29 +73,25 @@ def slot(message: Message) -> int:
 
 def wrong_theta(content: RecordDict, message: Message) -> list[RecordDict | Error]:
     shared = SharedState(np.full(D, 40_000, np.uint16), SEED, 1, slot(message))
-    return [pack_update(get_codec("fuse8").encode(np.full(D, 0.5, np.float32), shared), METRICS)]
+    return [pack_update({"payload": get_codec("fuse8").encode(np.full(D, 0.5, np.float32), shared)}, METRICS)]
 
 
 def everything(content: RecordDict, message: Message) -> list[RecordDict | Error]:
     """A filter of all positions under a header that claims half of them."""
-    theta = received_theta(message)
-    shared = SharedState(theta, SEED, 1, slot(message))
+    shared = SharedState(received(message).theta, SEED, 1, slot(message))
     codec = get_codec("fuse8")
     payload = codec.encode(np.where(shared.mask(), 0, 1).astype(np.float32), shared)
-    return [
-        pack_update(
-            pack_payload(Header(1, 1, slot(message), D, D // 2, shared.digest), payload[HEADER_BYTES:]), METRICS
-        )
-    ]
+    header = Header(1, 1, slot(message), D, D // 2, shared.digest)
+    return [pack_update({"payload": pack_payload(header, payload[HEADER_BYTES:])}, METRICS)]
 
 
 HOSTILE: dict[str, tuple[str, Change]] = {
-    "truncated": ("checksum", edit_payload(lambda payload: payload[:-7])),
-    "nearly empty": ("truncated", edit_payload(lambda payload: payload[:5])),
-    "empty": ("truncated", edit_payload(lambda payload: b"")),
-    "garbled": ("checksum", edit_payload(lambda payload: payload[:200] + bytes([payload[200] ^ 1]) + payload[201:])),
-    "oversized": ("oversized", edit_payload(lambda payload: payload + bytes(10_000_000))),
-    "noise": ("wrong-format", edit_payload(lambda payload: bytes(1000))),
+    "truncated": ("checksum", edit(lambda payload: payload[:-7])),
+    "nearly empty": ("truncated", edit(lambda payload: payload[:5])),
+    "empty": ("truncated", edit(lambda payload: b"")),
+    "garbled": ("checksum", edit(lambda payload: payload[:200] + bytes([payload[200] ^ 1]) + payload[201:])),
+    "oversized": ("oversized", edit(lambda payload: payload + bytes(10_000_000))),
+    "noise": ("wrong-format", edit(lambda payload: bytes(1000))),
     "other theta": ("wrong-model", wrong_theta),
     "all-ones filter": ("implausible-delta", everything),
     "NaN loss": ("bad-metric", metrics(loss=math.nan)),
@@ -111,12 +111,12 @@ HOSTILE: dict[str, tuple[str, Change]] = {
     "a metric more": (
         "wrong-format",
         lambda content, message: [
-            RecordDict({"update": content["update"], "metrics": MetricRecord({**METRICS, "x" * 10**6: 1})})
+            RecordDict({"parts": content["parts"], "metrics": MetricRecord({**METRICS, "x" * 10**6: 1})})
         ],
     ),
     "a metric less": (
         "bad-metric",
-        lambda content, message: [RecordDict({"update": content["update"], "metrics": MetricRecord({"loss": 1})})],
+        lambda content, message: [RecordDict({"parts": content["parts"], "metrics": MetricRecord({"loss": 1})})],
     ),
     "a key more": ("wrong-format", update(more=b"")),
     "many keys more": ("wrong-format", update(**{f"key-{i}": i for i in range(10_000)})),
@@ -126,19 +126,19 @@ HOSTILE: dict[str, tuple[str, Change]] = {
     "a number for the digest": ("wrong-format", update(holds=8)),
     "records swapped": (
         "wrong-format",
-        lambda content, message: [RecordDict({"update": content["metrics"], "metrics": content["update"]})],
+        lambda content, message: [RecordDict({"parts": content["metrics"], "metrics": content["parts"]})],
     ),
     "nothing at all": ("wrong-format", lambda content, message: [RecordDict()]),
-    "arrays": ("wrong-format", lambda content, message: [RecordDict({"update": ArrayRecord([np.zeros(9)])})]),
+    "arrays": ("wrong-format", lambda content, message: [RecordDict({"parts": ArrayRecord([np.zeros(9)])})]),
     "no metrics": ("wrong-format", without("metrics")),
-    "no payload": ("wrong-format", without("update")),
+    "no payload": ("wrong-format", without("parts")),
     "surplus record": (
         "wrong-format",
         lambda content, message: [RecordDict({**content, "more": ConfigRecord({"list": []})})],
     ),
     "wrong types": (
         "wrong-format",
-        lambda content, message: [RecordDict({"update": MetricRecord({"payload": 1}), "metrics": content["metrics"]})],
+        lambda content, message: [RecordDict({"parts": MetricRecord({"payload": 1}), "metrics": content["metrics"]})],
     ),
     "exception": ("client-error", lambda content, message: [Error(2, "ValueError")]),
     "dead node": ("node-unavailable", lambda content, message: [Error(5, "gone")]),
@@ -193,7 +193,7 @@ def test_brief_leaves_a_short_line_alone() -> None:
 def head(*values: float) -> Change:
     def change(content: RecordDict, message: Message) -> list[RecordDict | Error]:
         data = struct.pack("<f", values[0]) * (CLASSES * (FEATURES + 1))
-        return [pack_update(data, METRICS)]
+        return [pack_update({"statistics": data}, METRICS)]
 
     return change
 
@@ -202,10 +202,10 @@ HEADS: dict[str, tuple[str, Change]] = {
     "NaN": ("bad-metric", head(math.nan)),
     "infinite": ("bad-metric", head(-math.inf)),
     "so large that everybody's logits overflow": ("bad-metric", head(3e38)),
-    "cut": ("bad-metric", edit_payload(lambda payload: payload[:-4])),
-    "longer": ("oversized", edit_payload(lambda payload: payload + bytes(4))),
-    "empty": ("truncated", edit_payload(lambda payload: b"")),
-    "no payload": ("wrong-format", without("update")),
+    "cut": ("bad-metric", edit(lambda payload: payload[:-4])),
+    "longer": ("oversized", edit(lambda payload: payload + bytes(4))),
+    "empty": ("truncated", edit(lambda payload: b"")),
+    "no payload": ("wrong-format", without("parts")),
 }
 
 
@@ -256,8 +256,16 @@ def test_an_error_for_an_answer_is_refused_in_one_short_line() -> None:
 # -- what a server may send
 
 
-@pytest.mark.parametrize("names", [[], ["head"], ["theta", "more"], ["theta", "head", "more"]])
-def test_a_client_reads_no_other_arrays(names: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        ([], TruncatedPayload),
+        (["head"], TruncatedPayload),
+        (["theta", "more"], WrongFormat),
+        (["theta", "head", "more"], WrongFormat),
+    ],
+)
+def test_a_client_reads_no_other_arrays(names: list[str], error: type[PayloadError]) -> None:
     blob = Array("uint8", (4,), "deltamask/bytes", b"1234")
-    with pytest.raises(WrongFormat):
-        unpack_global(ArrayRecord(dict.fromkeys(names, blob)))
+    with pytest.raises(error):
+        unpack_model(RecordDict({"parts": ArrayRecord(dict.fromkeys(names, blob))}), MODEL)
