@@ -9,13 +9,14 @@ import pytest
 import torch
 from flwr.app import Message
 
-from common.downlink import apply_chain
-from common.messages import HELLO, Hello, pack_hello, pack_update, unpack_global, unpack_round, unpack_subnetwork
+from common.downlink import apply_chain, max_chain_bytes
+from common.messages import HELLO, Hello, Part, pack_hello, pack_update, unpack_model, unpack_round
 from common.methods.fedavg.payload import pack_empty, pack_weights
-from common.methods.hidenseek.signs import SignState, encode_signs, positive_signs
+from common.methods.hidenseek.signs import SIGNS, SignState, encode_signs, on_grid
+from common.methods.hidenseek.subnetwork import max_subnetwork_bytes
 from common.models import Head, load_backbone
-from common.theta import theta_digest
-from common.wire import METHODS
+from common.models.heads.random_head import RandomHead
+from common.theta import Version
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.methods.hidenseek.strategy import HideNseek
 from deltamask_server.tools.finetuned import load_finetuned
@@ -34,25 +35,30 @@ def backbone():
 def hidenseek(backbone, quorum: int = 1, **options) -> HideNseek:
     enrolment = Enrolment(DIGEST, backbone.masks.d, min_clients=quorum, wait_seconds=0.2, say=lambda line: None)
     kept = np.random.default_rng(0).random(backbone.masks.d + CLASSES * backbone.features) < 0.2
-    shape = {"classes": CLASSES, "features": backbone.features, "head_kind": "random"}
+    shape = {"classes": CLASSES, "features": backbone.features, "head_kind": RandomHead()}
     return HideNseek(enrolment, backbone=backbone, kept=kept, quorum=quorum, seed=SEED, **shape, **options)
 
 
 def node(strategy: HideNseek, client: int, signs: list[np.ndarray], examples: int = 10) -> Node:
     """A client that answers its rounds with these signs."""
-    held: list[np.ndarray | None] = [None]
+    held: list[Version | None] = [None]
 
     def handle(message: Message) -> list[Message]:
         if message.metadata.message_type == HELLO:
             return [answer(message, pack_hello(Hello(client, DIGEST, strategy._network._masks.d)))]
-        arrays = message.content.array_records["arrays"]
-        assert (unpack_subnetwork(arrays) is None) == (held[0] is not None), "it travels once"
-        chain, _ = unpack_global(arrays)
+        limits = {
+            "signs": Part(max_chain_bytes(strategy.n)),
+            "head": Part(10**6, required=False),
+            "subnetwork": Part(max_subnetwork_bytes(10**6), required=False),
+        }
+        parts = unpack_model(message.content, limits)
+        assert ("subnetwork" in parts) == (held[0] is None), "it travels once"
         segments = strategy._subnetwork.kept_segments
-        theta = held[0] = apply_chain(chain, held[0], strategy.n, SEED, segments)
+        version = held[0] = apply_chain(parts["signs"], held[0], strategy.n, SEED, segments)
         server_round, slot = unpack_round(message.content)
-        payload = encode_signs(signs[server_round - 1], SignState(theta, SEED, server_round, slot, segments), "exact")
-        return [answer(message, pack_update(payload, METRICS | {"examples": examples}, theta_digest(theta)))]
+        shared = SignState.of(version, SEED, server_round, slot, segments)
+        payload = encode_signs(signs[server_round - 1], shared, "exact")
+        return [answer(message, pack_update({"payload": payload}, METRICS | {"examples": examples}, version.digest))]
 
     return handle
 
@@ -75,7 +81,7 @@ def test_the_majority_by_examples_decides_whoever_answers_first(backbone) -> Non
         weights = [5, 4, 2]
         nodes = {number: node(strategy, client, [signs[client]], weights[client]) for client, number in enumerate(ids)}
         play(strategy, nodes)
-        found.append(positive_signs(strategy.theta))
+        found.append(strategy.positive)
     votes = sum(w * np.where(s, 1, -1) for w, s in zip(weights, signs, strict=True))
     assert np.array_equal(found[0], votes > 0)
     assert np.array_equal(found[0], found[1])
@@ -87,7 +93,7 @@ def test_each_client_counts_once_if_asked_and_ties_keep_the_old_sign(backbone) -
     play(strategy, {client: node(strategy, client, [signs[client]], 1 + 50 * client) for client in range(2)})
     tied = signs[0] != signs[1]
     assert 0.4 < tied.mean() < 0.6
-    found = positive_signs(strategy.theta)
+    found = strategy.positive
     assert found[tied].all(), "the first signs are all +1"
     assert np.array_equal(found[~tied], signs[0][~tied])
 
@@ -99,7 +105,7 @@ def test_the_moving_average_remembers(backbone) -> None:
         strategy = hidenseek(backbone, momentum=momentum)
         signs = [random_signs(strategy, number) for number in range(3)]
         play(strategy, {0: node(strategy, 0, signs)}, rounds=3)
-        ends.append(positive_signs(strategy.theta))
+        ends.append(strategy.positive)
     first, second, third = (np.where(s, 1, -1) for s in signs)
     assert np.array_equal(ends[0], signs[2])
     assert np.array_equal(ends[1], 0.2 * (third + 0.8 * second + 0.64 * first) + 0.512 > 0)
@@ -113,7 +119,7 @@ def test_less_than_a_majority_turns_a_sign_if_asked(backbone) -> None:
         signs[0][:100] = signs[1][50:150] = False
         nodes = {client: node(strategy, client, [signs[client]], 10) for client in range(4)}
         play(strategy, nodes)
-        turned[share] = np.flatnonzero(~positive_signs(strategy.theta))
+        turned[share] = np.flatnonzero(~strategy.positive)
     assert np.array_equal(turned[0.25], np.arange(50, 100)), "a quarter is not more than a quarter"
     assert np.array_equal(turned[0.2], np.arange(150))
     assert len(turned[0.5]) == 0
@@ -140,27 +146,25 @@ def test_a_bad_reply_is_dropped_and_the_rest_counts(backbone, bad: str) -> None:
         if message.metadata.message_type == HELLO:
             return [answer(message, pack_hello(Hello(1, DIGEST, backbone.masks.d)))]
         server_round, slot = unpack_round(message.content)
-        shared = SignState(strategy.theta, SEED, server_round + (bad == "other-round"), slot)
+        shared = SignState(on_grid(strategy.positive), SEED, server_round + (bad == "other-round"), slot)
         payload = encode_signs(~good, shared, "exact")
         if bad == "scores":
-            payload = pack_weights(
-                np.ones(strategy.n, np.float32), server_round, slot, strategy.digest, METHODS["hidenseek"]
-            )
+            payload = pack_weights(np.ones(strategy.n, np.float32), server_round, slot, strategy.digest, SIGNS)
         elif bad == "truncated":
             payload = payload[:-4]
         elif bad == "nothing":
-            payload = pack_empty(METHODS["hidenseek"], server_round, slot)
-        return [answer(message, pack_update(payload, METRICS | {"examples": examples.get(bad, 99)}))]
+            payload = pack_empty(SIGNS, server_round, slot)
+        return [answer(message, pack_update({"payload": payload}, METRICS | {"examples": examples.get(bad, 99)}))]
 
     (report,) = play(strategy, {0: node(strategy, 0, [good]), 1: hostile})
     assert set(report.tally.failures) == {1}
-    assert np.array_equal(positive_signs(strategy.theta), good)
+    assert np.array_equal(strategy.positive, good)
 
 
 def test_the_pruned_network_is_the_same_for_all_and_its_head_belongs_to_it(backbone) -> None:
     one, two = hidenseek(backbone), hidenseek(backbone)
     assert one._packed == two._packed
-    assert one.segments == (*backbone.masks.segments, CLASSES * backbone.features)
+    assert one.segments(backbone) == (*backbone.masks.segments, CLASSES * backbone.features)
     assert one.n == int(one._subnetwork.kept.sum())
 
 
@@ -232,7 +236,7 @@ def test_a_pretrained_backbone_keeps_its_function_at_the_start(tmp_path: Path) -
 
 def test_scores_that_travel_start_at_the_size_that_training_can_turn(backbone) -> None:
     strategy = hidenseek(backbone, upload="scores", score_init=0.2)
-    scores = np.frombuffer(strategy.message(None), "<f4")
+    scores = np.frombuffer(strategy.parts(None)["scores"], "<f4")
     assert len(scores) == strategy.n
     assert 0 < scores.min() < 0.01
     assert 0.19 < scores.max() <= np.float32(0.2)

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from common.codecs import codec_of, get_codec
 from common.errors import ChecksumMismatch, PayloadError, TruncatedPayload, WrongFormat, WrongModel
 from common.methods.hidenseek.sign_network import SignNetwork, network_segments, network_weights
-from common.methods.hidenseek.signs import SignState, encode_signs, initial_scores, on_grid, positive_signs
+from common.methods.hidenseek.signs import SIGNS, SignState, encode_signs, initial_scores, on_grid, positive_signs
 from common.methods.hidenseek.subnetwork import Subnetwork
 from common.models import Activations, Head, SignMask, load_backbone
-from common.models.heads.random_head import random_head
-from common.wire import METHODS, read_header
+from common.models.heads.random_head import RandomHead
+from common.wire import read_header
 from deltamask_client.epochs import Recipe
 from deltamask_client.methods.hidenseek.training import train_signs
+from deltamask_client.objective import adam
 
 CLASSES = 3
 
@@ -37,7 +38,7 @@ def test_signs_of_any_length_survive(n: int, share: float, codec: str, seed: int
     payload = encode_signs(after, shared, codec)
     assert np.array_equal(codec_of(payload).decode(payload, shared), after)
     assert len(payload) <= len(get_codec("bits").encode(after.astype(np.float32), shared))
-    assert read_header(payload)[0].method == METHODS["hidenseek"]
+    assert read_header(payload)[0].method == SIGNS
 
 
 def test_what_is_shorter_is_sent_and_the_header_says_which() -> None:
@@ -137,7 +138,7 @@ def problem():
 
 def test_training_turns_signs_of_kept_weights_only(problem) -> None:
     backbone, activations, labels = problem
-    head = random_head(CLASSES, backbone.features, 1)
+    head = RandomHead().start(CLASSES, backbone.features, 1)
     segments = network_segments(backbone, head)
     sub = Subnetwork(np.random.default_rng(0).random(sum(segments)) < 0.5, segments)
     weights = network_weights(backbone, head)
@@ -146,7 +147,7 @@ def test_training_turns_signs_of_kept_weights_only(problem) -> None:
     start = initial_scores(np.ones(sub.n, np.bool_), 0.1, 1, 1, 0)
 
     def train(epochs: int):
-        return train_signs(backbone, network, head, activations, labels, start, Recipe(epochs, 16, 0.01), seed=1)
+        return train_signs(backbone, network, head, activations, labels, start, Recipe(epochs, 16, adam(0.01)), seed=1)
 
     one, eight = train(1), train(8)
     assert eight.fit.loss < one.fit.loss

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import PayloadError
+from common.methods import METHODS
 from common.methods.fedavg.vector import split_weights
 from common.methods.lotteryfl.downwards import pack_everything, pack_kept, unpack_global_weights
-from common.methods.lotteryfl.ticket import pack_mask, pack_ticket, ticket_bytes, unpack_ticket
+from common.methods.lotteryfl.ticket import TICKETS, pack_mask, pack_ticket, ticket_bytes, unpack_ticket
 from common.models import Head
-from common.wire import HEADER_BYTES, METHODS, Header, pack_payload
+from common.wire import HEADER_BYTES, Header, pack_payload
 from deltamask_client.methods.lotteryfl.pruning import prune
 from deltamask_client.methods.lotteryfl.store import Ticket, TicketStore
 from deltamask_server.tools.cli.inspect import explain
@@ -87,7 +88,7 @@ def test_a_payload_is_bits_and_floats() -> None:
 WEIGHTS, KEPT = ticket()
 N = int(KEPT.sum())
 BITS, VALUES = bits(KEPT), WEIGHTS[KEPT].tobytes()
-FIELDS = Header(0, 3, 1, COUNT, N, BASE, METHODS["lotteryfl"])
+FIELDS = Header(0, 3, 1, COUNT, N, BASE, TICKETS)
 BAD: dict[str, tuple[str, Header, bytes]] = {
     "a one more in the mask": ("bad-code", FIELDS, bits(KEPT | (np.arange(COUNT) == KEPT.argmin())) + VALUES),
     "a one less in the mask": ("bad-code", FIELDS, bits(KEPT & (np.arange(COUNT) != KEPT.argmax())) + VALUES),
@@ -114,7 +115,7 @@ BAD: dict[str, tuple[str, Header, bytes]] = {
     "another round": ("wrong-round", replace(FIELDS, round=2), BITS + VALUES),
     "another slot": ("wrong-slot", replace(FIELDS, slot=0), BITS + VALUES),
     "other weights": ("wrong-model", replace(FIELDS, base_digest=b"otherone"), BITS + VALUES),
-    "method fedavg": ("wrong-format", replace(FIELDS, method=METHODS["fedavg"]), BITS + VALUES),
+    "method fedavg": ("wrong-format", replace(FIELDS, method=METHODS["fedavg"].number), BITS + VALUES),
     "a codec": ("wrong-format", replace(FIELDS, codec=1), BITS + VALUES),
     "version 2": ("wrong-format", replace(FIELDS, version=2), BITS + VALUES),
 }
@@ -196,5 +197,5 @@ def test_tickets_of_two_runs_do_not_meet(tmp_path: Path) -> None:
     assert np.array_equal(found.kept, kept)
     assert (found.initial_head.to_bytes(), found.classes) == (ones.to_bytes(), ("a", "b"))
     assert TicketStore(tmp_path, 1, 2).load() is None
-    assert TicketStore(tmp_path, 2, 1).digest() is None
+    assert TicketStore(tmp_path, 2, 1).load() is None
     assert [path.name for path in (tmp_path / "tickets").iterdir()] == ["run-1-client-1.safetensors"]
