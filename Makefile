@@ -20,7 +20,7 @@ demo: $(READY)  ## Fine-tune the embedded backbone on handwritten digits over te
 	@$(BIN)/python deploy/simulate.py --supernodes 10
 
 watch: $(READY)  ## Follow the newest run as a live table
-	@$(BIN)/python -m deltamask_server.tools.watch runs/latest
+	@$(BIN)/deltamask watch
 
 report: $(READY)  ## The newest run as one HTML page
 	@$(BIN)/deltamask report
@@ -42,8 +42,9 @@ check: $(READY)  ## Lint and types
 bench: $(READY)  ## Measure the codecs on this machine
 	$(BIN)/python -m benchmarks.codecs
 
-docs: $(READY)  ## Write what docs/ takes from the code: config keys, commands, numbers of the wire format
+docs: $(READY)  ## Write what docs/ takes from the code: config keys, commands, numbers of the wire format, imports
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m docs.architecture
 
 smoke:  ## Build the images, run the compose demo, compare it with the simulation
 	docker/smoke.sh

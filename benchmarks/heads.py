@@ -20,14 +20,18 @@ import torch
 
 from common.config.cache_path import default_cache_path
 from common.config.run import RunConfig
-from common.data import Loaded, open_split, partition_indices
-from common.models import HEADS, Activations, Backbone, Head, load_backbone, score
+from common.data import Loaded, open_split
+from common.models.accuracy import loss_and_accuracy
+from common.models.activations import Activations
+from common.models.backbone import Backbone, load_backbone
+from common.models.heads import HEADS, Head
 from common.models.heads.moments import measure_moments
 from common.models.heads.ridge import solve_ridge
 from common.theta import quantise
 from deltamask_client.epochs import Recipe
 from deltamask_client.methods.deltamask.training import train_masks
 from deltamask_client.objective import adam
+from deltamask_client.partition import partition_indices
 
 RESULT = Path(__file__).parent / "results" / "heads.json"
 CLIENTS, BATCH = 10, 100
@@ -139,7 +143,7 @@ def trained(
             theta = np.full(backbone.masks.d, quantise(0.95), np.uint16)
             result = train_masks(backbone, head, *train, theta, Recipe(2, 20, adam(0.1)), seed=1)
             backbone.masks.set_multiplier(torch.from_numpy(result.theta))
-            after = score(backbone.tail, head, *test, BATCH)[1]
+            after = loss_and_accuracy(backbone.tail, head, *test, BATCH)[1]
             moved = float(np.abs(result.theta - 0.95).mean())
             rows.append({"head": name, "sharper": sharper, "before": before, "after": after, "theta moved by": moved})
             print(rows[-1], flush=True)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.timing import best_of
-from common.models import Backbone, load_backbone
+from common.models.backbone import Backbone, load_backbone
 
 
 def measure(image_size: int, batch: int, repeats: int) -> dict[str, Any]:

@@ -34,7 +34,11 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from common.models import Activations, Head, InputSpec, load_backbone, preprocess
+from common.models.activations import Activations
+from common.models.backbone import load_backbone
+from common.models.heads import Head
+from common.models.input_spec import InputSpec
+from common.models.preprocess import preprocess
 from common.theta import quantise
 from deltamask_client.epochs import Recipe
 from deltamask_client.methods.deltamask.training import train_masks

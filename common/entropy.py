@@ -93,7 +93,8 @@ def _quantise(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     totals = counts.sum(axis=1, keepdims=True)
     table = np.where(counts > 0, np.maximum(1, counts * _TOTAL // np.maximum(totals, 1)), 0)
     rows = np.flatnonzero(totals[:, 0])
-    # The commonest symbol takes the rounding, which is a small part of it: see the limit on the alphabet.
+    # What rounding has left over goes to the commonest symbol, whose frequency is large enough to take it: there are at
+    # most 4096 symbols, and so at most as many units of rounding.
     table[rows, counts[rows].argmax(axis=1)] += _TOTAL - table[rows].sum(axis=1)
     return table
 

@@ -6,12 +6,13 @@ with 16-bit uniforms, so that no float rounding on some machine can flip a bit t
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from common.digest import array_digest
 
 __all__ = ["ONE", "Version", "probabilities", "quantise", "scores", "theta_digest"]
 
@@ -55,7 +56,7 @@ def scores(theta: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 def theta_digest(theta: NDArray[np.uint16]) -> bytes:
     """8-byte BLAKE2b digest of theta as little-endian bytes: names one version of the global model."""
-    return hashlib.blake2b(theta.astype("<u2", copy=False).tobytes(), digest_size=8).digest()
+    return array_digest(theta, "<u2")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,32 +1,30 @@
 """Shared randomness: the same 16-bit uniforms on every machine, from NumPy or torch, on CPU or GPU.
 
-SplitMix64 (Steele, Lea, Flood 2014) in counter mode: output word ``i`` of stream ``key`` is ``mix(key + (i + 1) *
-GOLDEN)`` and holds the uniforms of positions ``4 i .. 4 i + 3``, lowest bits first. Only 64-bit integer arithmetic
-modulo 2^64, so no library, thread count or processor changes a bit. The stream key is a digest of (run seed, round,
-client), so that different clients draw different masks (else averaging would not reduce the sampling noise) and both
-ends of a link draw the same.
+Output word ``i`` of a stream of SplitMix64 (`common.splitmix`) holds the uniforms of positions ``4 i .. 4 i + 3``,
+lowest bits first. The stream key is a digest of (run seed, round, client), so that different clients draw different
+masks (else averaging would not reduce the sampling noise) and both ends of a link draw the same.
 """
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.digest import digest8
+from common.splitmix import words
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SERVER_CLIENT", "stream_key", "stream_seed", "uniforms", "uniforms_torch"]
+__all__ = ["LANES", "SERVER_CLIENT", "stream_key", "stream_seed", "uniforms", "uniforms_torch"]
 
 SERVER_CLIENT = 2**32 - 1
 """The client number under which the server draws the mask that it evaluates."""
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1 = 0xBF58476D1CE4E5B9
-_MIX_2 = 0x94D049BB133111EB
-_LANES = 4
+LANES = 4
+"""Uniforms of one word."""
 
 
 def stream_key(seed: int, round: int, client: int, purpose: str = "mask") -> int:
@@ -42,7 +40,7 @@ def stream_key(seed: int, round: int, client: int, purpose: str = "mask") -> int
         Separates streams of one round and client that must be independent.
     """
     text = f"deltamask/{purpose}/{seed}/{round}/{client}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(digest8(text.encode()), "little")
 
 
 def stream_seed(seed: int, round: int, client: int, purpose: str) -> int:
@@ -60,15 +58,8 @@ def uniforms(key: int, count: int) -> NDArray[np.uint16]:
     uint16 array of shape ``(count,)``, uniform on 0..65535: ``u < theta`` is true with probability ``theta / 65536``
     exactly.
     """
-    words = np.arange(1, -(-count // _LANES) + 1, dtype=np.uint64)
-    words *= np.uint64(_GOLDEN)
-    words += np.uint64(key)
-    words ^= words >> np.uint64(30)
-    words *= np.uint64(_MIX_1)
-    words ^= words >> np.uint64(27)
-    words *= np.uint64(_MIX_2)
-    words ^= words >> np.uint64(31)
-    return words.astype("<u8", copy=False).view("<u2")[:count].astype(np.uint16, copy=False)
+    drawn = words(key, 0, -(-count // LANES))
+    return drawn.astype("<u8", copy=False).view("<u2")[:count].astype(np.uint16, copy=False)
 
 
 def uniforms_torch(key: int, count: int, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -78,21 +69,11 @@ def uniforms_torch(key: int, count: int, device: torch.device | str = "cpu") -> 
     -------
     int32 tensor of shape ``(count,)``, values 0..65535 (torch has no full support for unsigned 16-bit integers).
     """
-    import torch  # here, since it takes seconds to import, and codecs need NumPy only
+    # here, since torch takes seconds to import, and codecs need NumPy only
+    import torch
 
-    def shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
-        # int64 shifts keep the sign: mask it away to get the logical shift of an unsigned word.
-        return (x >> bits) & ((1 << (64 - bits)) - 1)
+    from common.splitmix_torch import words_torch
 
-    words = torch.arange(1, -(-count // _LANES) + 1, dtype=torch.int64, device=device)
-    words = words * _signed(_GOLDEN) + _signed(key)
-    words = (words ^ shift_right(words, 30)) * _signed(_MIX_1)
-    words = (words ^ shift_right(words, 27)) * _signed(_MIX_2)
-    words = words ^ shift_right(words, 31)
-    lanes = [(words >> (16 * lane)) & 0xFFFF for lane in range(_LANES)]
+    drawn = words_torch(key, 0, -(-count // LANES), device)
+    lanes = [(drawn >> (16 * lane)) & 0xFFFF for lane in range(LANES)]
     return torch.stack(lanes, dim=1).flatten()[:count].to(torch.int32)
-
-
-def _signed(word: int) -> int:
-    """Read an unsigned 64-bit word as two's complement, as torch needs it."""
-    return word - (1 << 64) if word >= 1 << 63 else word

@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 from common.config.node import parse_node_config
 from common.config.run import parse_run_config
 from common.messages import Hello, pack_hello, pack_update, unpack_classes
-from common.models import FittedHead
+from common.models.heads import FittedHead
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
 from deltamask_client.images import check_source

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.models import Activations
+from common.models.activations import Activations
 from deltamask_client.objective import CROSS_ENTROPY, Objective, OptimiserOf, Parameters
 
 __all__ = ["Fit", "Progress", "Recipe", "run_epochs", "silent"]

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 
 from common.config.node import NodeConfig
 from common.config.run import RunConfig
-from common.data import Loaded, Split, hold_out, is_local, open_split, partition_indices
+from common.data import Loaded, Split, is_local, open_split
 from common.data.config import DirichletSection, PathologicalSection
+from common.data.split import part_identity
 from common.errors import DataError
 from common.uniforms import stream_seed
+from deltamask_client.hold_out import hold_out
+from deltamask_client.partition import partition_indices
 
 __all__ = ["Part", "SiteImages", "check_source", "site_images", "test_images"]
 
@@ -50,6 +53,10 @@ class SiteImages:
     def validation(self) -> Part:
         """What it never trains on."""
         return self.all.images[self.held_out], self.all.labels[self.held_out]
+
+    def identity(self, validation: bool) -> bytes:
+        """Names the images of one of the two parts (`common.data.Loaded.identity`)."""
+        return part_identity(self.all.identity, self.held_out if validation else self.trained)
 
 
 def check_source(run: RunConfig, node: NodeConfig, classes: tuple[str, ...]) -> None:
@@ -99,6 +106,8 @@ def site_images(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], side
                 seed=run.rounds.seed,
                 dirichlet_alpha=run[DirichletSection].dirichlet_alpha,
                 classes_per_client=run[PathologicalSection].classes_per_client,
+                cache=node.cache_path,
+                limit_bytes=node.cache_limit_bytes,
             )
         ]
     loaded = split.load(positions)
@@ -113,7 +122,7 @@ def site_images(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], side
 @functools.lru_cache(maxsize=16)
 def test_images(
     dataset: str, limit: int, cache: Path, classes: tuple[str, ...], own: tuple[int, ...], side: int
-) -> Part:
+) -> Loaded:
     """Read those test images of a dataset that are of some classes; clients with the same classes share them.
 
     Parameters
@@ -121,7 +130,7 @@ def test_images(
     dataset, limit
         As in the run config: the server tests on the same images, of all classes.
     cache
-        Folder where decoded images are kept.
+        Folder where decoded images and unpacked arrays are kept.
     classes
         Class list of the run.
     own
@@ -136,8 +145,7 @@ def test_images(
     """
     split = _open_test(dataset, cache, classes, side)
     positions = split.balanced(limit)
-    loaded = split.load(positions[np.isin(split.labels[positions], own)])
-    return loaded.images, loaded.labels
+    return split.load(positions[np.isin(split.labels[positions], own)])
 
 
 def _open_test(dataset: str, cache: Path, classes: tuple[str, ...], side: int) -> Split:
@@ -146,7 +154,8 @@ def _open_test(dataset: str, cache: Path, classes: tuple[str, ...], side: int) -
 
 
 def _open(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], side: int) -> Split:
-    split = open_split(node.data or run.data.dataset, "train", side, node.cache_path, own=bool(node.data))
+    source, limit = node.data or run.data.dataset, node.cache_limit_bytes
+    split = open_split(source, "train", side, node.cache_path, own=bool(node.data), limit_bytes=limit)
     return split.agreed(classes, _source(run, node)) if classes else split
 
 

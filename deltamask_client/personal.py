@@ -14,7 +14,7 @@ import torch
 
 from common.config.node import NodeConfig
 from common.config.run import RunConfig
-from common.models import score
+from common.models.accuracy import loss_and_accuracy
 from deltamask_client.images import test_images
 from deltamask_client.site import Site, activations_of
 
@@ -60,12 +60,11 @@ def personal_test(
     if not run.evaluation.personal_test or node.data or not run.evaluates(server_round):
         return None
     own = tuple(int(label) for label in np.unique(site.labels))
-    images, labels = test_images(
+    found = test_images(
         run.data.dataset, run.data.test_limit, node.cache_path, site.classes, own, site.backbone.spec.size
     )
-    if len(labels) == 0:
+    if len(found.labels) == 0:
         return None
-    activations = activations_of(run, node, site.backbone, images)
-    return Personal(
-        score(site.backbone.tail, head, activations, labels, run.evaluation.eval_batch_size)[1], len(labels)
-    )
+    activations = activations_of(run, node, site.backbone, found.images, found.identity)
+    _, accuracy = loss_and_accuracy(site.backbone.tail, head, activations, found.labels, run.evaluation.eval_batch_size)
+    return Personal(accuracy, len(found.labels))

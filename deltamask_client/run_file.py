@@ -4,10 +4,9 @@ when it is old. A deployed client is a new process in every round.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from common.files import replacing
 
 __all__ = ["RunFile"]
 
@@ -52,14 +53,8 @@ class RunFile:
     def _write(self, tensors: Mapping[str, NDArray[Any]], texts: dict[str, str]) -> bool:
         """Replace what is held; False if the disk does not take it, which costs bytes in the next round, no more."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".tmp")
-            os.close(handle)
-            try:
-                save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, name, texts)
-                os.replace(name, self._path)
-            finally:
-                Path(name).unlink(missing_ok=True)
+            with replacing(self._path) as temporary:
+                save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, temporary, texts)
             self._remove_old()
         except (OSError, SafetensorError):
             return False
@@ -67,5 +62,6 @@ class RunFile:
 
     def _remove_old(self) -> None:
         for path in self._path.parent.glob("run-*"):
-            if path.stat().st_mtime < time.time() - _KEPT_SECONDS:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another client has just removed or renamed it
+                if path.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                    path.unlink()

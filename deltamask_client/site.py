@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from common.config.node import NodeConfig
 from common.config.run import RunConfig
 from common.config.shared import MirrorSection
-from common.models import Activations, Backbone, Views, load_backbone
+from common.models.activations import Activations
+from common.models.backbone import Backbone, load_backbone
+from common.models.views import Views
 from common.uniforms import stream_seed
 from deltamask_client.epochs import Recipe
 from deltamask_client.images import site_images
@@ -37,7 +39,7 @@ class Site:
 def load_frozen(run: RunConfig, node: NodeConfig) -> Backbone:
     """The run's frozen model, on this client's device."""
     keys = run.backbone
-    return _backbone(keys.backbone, keys.weights, keys.image_size, keys.masked_blocks, device_of(node))
+    return _backbone(keys.backbone, keys.weights, keys.image_size, keys.masked_blocks, device_of(node), node.cache_path)
 
 
 def load_site(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], validation: bool = False) -> Site:
@@ -55,12 +57,19 @@ def load_site(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], valida
     backbone = load_frozen(run, node)
     local = site_images(run, node, classes, backbone.spec.size)
     images, labels = local.validation if validation else local.training
-    activations = activations_of(run, node, backbone, images, augmented=0 if validation else run.training.augment)
+    activations = activations_of(
+        run, node, backbone, images, local.identity(validation), augmented=0 if validation else run.training.augment
+    )
     return Site(backbone, activations, labels, local.classes, local.broken)
 
 
 def activations_of(
-    run: RunConfig, node: NodeConfig, backbone: Backbone, images: NDArray[np.uint8], augmented: int = 0
+    run: RunConfig,
+    node: NodeConfig,
+    backbone: Backbone,
+    images: NDArray[np.uint8],
+    identity: bytes,
+    augmented: int = 0,
 ) -> Activations:
     """Prefix outputs of images, uint8 ``(n, height, width)`` or with ``3`` behind it, kept where this client keeps
     them.
@@ -71,8 +80,8 @@ def activations_of(
         Configs of the run and of this client.
     backbone
         The frozen model.
-    images
-        What goes in.
+    images, identity
+        What goes in, and what names it without being read (`common.data.Loaded.identity`).
     augmented
         Views of each image beside itself.
     """
@@ -86,6 +95,8 @@ def activations_of(
         views=Views(augmented, run[MirrorSection].augment_mirror, seed),
         precision=_precision_of(node),
         progress=SlowLog("activations: %s of %s pictures"),
+        identity=identity,
+        limit_bytes=node.cache_limit_bytes,
     )
 
 

@@ -13,7 +13,7 @@ from common.config.cache_path import default_cache_path
 from common.config.run import RunConfig, parse_run_config
 from common.data import open_split
 from common.errors import DataError, DeltaMaskError
-from common.models import Activations
+from common.models.activations import Activations
 from common.models.backbone import build_parts, mask_parts
 from deltamask_server.console import head_name, header, round_line, summary
 from deltamask_server.enrolment import Enrolment

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.models import Activations, Backbone, score
+from common.models.accuracy import loss_and_accuracy
+from common.models.activations import Activations
+from common.models.backbone import Backbone
 
 __all__ = ["Evaluator"]
 
@@ -44,4 +46,4 @@ class Evaluator:
 
     def accuracy(self, head: Callable[[torch.Tensor], torch.Tensor]) -> float:
         """Accuracy with the tail as it is now, and a head from features to logits."""
-        return score(self.backbone.tail, head, self._activations, self._labels, self._batch_size)[1]
+        return loss_and_accuracy(self.backbone.tail, head, self._activations, self._labels, self._batch_size)[1]

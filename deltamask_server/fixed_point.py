@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from types import EllipsisType
+from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from common.codecs.parallel import for_parts, split
 from common.errors import BadMetric
 
 __all__ = ["FixedPointMean"]
@@ -14,6 +16,8 @@ __all__ = ["FixedPointMean"]
 _FRACTION_BITS = 26
 _MOST_EXAMPLES = 2**28
 """In a round: 2^28 examples of weights below 2^8 with 2^26 steps each stay within 63 bits."""
+
+_BLOCK = 1 << 16
 
 
 class FixedPointMean:
@@ -48,17 +52,71 @@ class FixedPointMean:
         Raises
         ------
         BadMetric
-            If there are more examples than the sum has room for; nothing has been added then.
+            If there are more examples than the sum has room for.
+        ValueError
+            If there is not one value for each position kept, or positions lack in a mean that is not ``partial``.
+
+        Whichever it is, nothing has been added then.
         """
         if self._total + examples > _MOST_EXAMPLES:
             raise BadMetric(f"{self._total + examples:,} examples; a round may have {_MOST_EXAMPLES:,}")
-        where: NDArray[np.bool_] | EllipsisType = ... if kept is None else kept
-        self._sum[where] += np.rint(values.astype(np.float64) * 2**_FRACTION_BITS).astype(np.int64) * examples
-        self._examples[where] += examples
+        parts = split(len(self._sum))
+        if kept is None:
+            _check_length(values, len(self._sum))
+            for_parts(lambda start, end: _add(values[start:end], examples, self._sum[start:end]), parts)
+            self._examples += examples
+        else:
+            if self._examples.shape != kept.shape:
+                raise ValueError(f"positions lack: {kept.shape} of {self._examples.shape}")
+            # Where the values of each part begin, and the end of the last.
+            at = np.cumsum([0, *(np.count_nonzero(kept[start:end]) for start, end in parts)]).tolist()
+            _check_length(values, at[-1])
+
+            def add(start: int, end: int, begin: int) -> None:
+                part = slice(start, end)
+                _add_kept(values[begin:], kept[part], examples, self._sum[part], self._examples[part])
+
+            for_parts(add, [(*part, begin) for part, begin in zip(parts, at[:-1], strict=True)])
         self._total += examples
 
     def mean(self, otherwise: NDArray[np.float32]) -> NDArray[np.float32]:
         """The mean, float32 ``(count,)``; the values of ``otherwise`` at positions that no vector had."""
-        mean = otherwise.astype(np.float64)
-        np.divide(self._sum, self._examples * 2.0**_FRACTION_BITS, out=mean, where=self._examples > 0)
-        return mean.astype(np.float32)
+        mean = np.empty(len(self._sum), np.float32)
+        examples = np.broadcast_to(self._examples, self._sum.shape)
+        for start in range(0, len(mean), _BLOCK):  # temporaries have four times a block's size
+            part = slice(start, start + _BLOCK)
+            exact = otherwise[part].astype(np.float64)
+            np.divide(self._sum[part], examples[part] * 2.0**_FRACTION_BITS, out=exact, where=examples[part] > 0)
+            mean[part] = exact
+        return mean
+
+
+def _check_length(values: NDArray[np.float32], wanted: int) -> None:
+    if values.shape != (wanted,):
+        raise ValueError(f"values of shape {values.shape}; {wanted:,} are needed")
+
+
+# In one pass over what is added and what it is added to: with NumPy, each value is copied four times.
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _add(values: Any, examples: Any, out: Any) -> None:  # pragma: no cover - compiled
+    for i in range(out.size):
+        out[i] += _steps(values[i]) * examples
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _add_kept(values: Any, kept: Any, examples: Any, out: Any, counts: Any) -> None:  # pragma: no cover - compiled
+    """``values`` begin with that of the first position kept here."""
+    at = 0
+    for i in range(out.size):
+        if kept[i]:
+            out[i] += _steps(values[at]) * examples
+            counts[i] += examples
+            at += 1
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _steps(value: Any) -> Any:  # pragma: no cover - compiled
+    """A value in steps of 2^-26, to the nearest, to the even one of two: the multiplication is exact."""
+    return np.int64(np.rint(np.float64(value) * 2.0**_FRACTION_BITS))

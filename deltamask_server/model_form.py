@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.errors import ModelError
-from common.models import Head
+from common.models.heads import Head
 
 __all__ = ["Content", "Layout", "ModelForm", "bits_of", "by_tensor"]
 

@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from common.config.run import RunConfig
 from common.errors import RoundError
 from common.messages import EVALUATE, HEAD, TRAIN, Part, Parts, Update, model_bytes, pack_classes, pack_model
-from common.models import Backbone, FittedHead, Head, HeadKind
+from common.methods import METHODS
+from common.models.backbone import Backbone
 from common.models.backbone import Parts as Network
+from common.models.heads import FittedHead, Head, HeadKind
 from common.saved import Saved
 from common.uniforms import SERVER_CLIENT, stream_seed
 from deltamask_server.correspondence import Correspondence
@@ -176,6 +178,10 @@ class RoundStrategy(Strategy):
     def head_part(self, held: bytes | None) -> dict[str, bytes]:
         """The head for a client that holds the version with this digest (None: nothing), unless it has it already."""
         return {"head": self.head.to_bytes()} if held is None or self._head_trained else {}
+
+    def summary(self) -> None:
+        """Print what this strategy is."""
+        print(f"{METHODS[self.name].title}: quorum {self._quorum}")
 
     # -- state ---------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """What a run leaves behind: ``runs/<id>/`` with results.json, rounds.jsonl, payload.bin, model.safetensors and
 report.html, and ``runs/latest`` pointing to it.
 
-``results.json`` and ``payload.bin`` are replaced after every round (never half-written), ``rounds.jsonl`` is appended,
-so that a run that is cut off has lost nothing; ``deltamask report`` makes its page.
+A round is a line appended to ``rounds.jsonl``, and ``payload.bin`` is replaced; ``results.json`` gets the rounds when
+the run ends (`deltamask_server.results_file` reads both until then). Files are never half-written. ``deltamask report``
+makes the page of a run that was cut off.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from common.models import Head
+from common.files import replacing
+from common.models.heads import Head
 from deltamask_server.round_report import RoundReport
 from deltamask_server.tally import Tally
 from deltamask_server.tools.report import parse_run, write_report
@@ -100,14 +101,14 @@ class RunFolder:
             "seconds": {phase: round(value, 3) for phase, value in report.seconds.items()},
             "digest": report.digest.hex(),
         }
-        self.results["rounds"].append(entry)
-        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
         if report.payload is not None:
             client, payload = report.payload
             self._replace("payload.bin", payload)
-            self.results["payload"] = {"round": report.server_round, "client": client, "bytes": len(payload)}
-        self._write_results()
+            entry["payload"] = {"client": client, "bytes": len(payload)}
+            self.results["payload"] = {"round": report.server_round, **entry["payload"]}
+        self.results["rounds"].append(entry)
+        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
         return entry
 
     def save_model(self, tensors: dict[str, torch.Tensor], head: Head) -> Path:
@@ -147,10 +148,8 @@ class RunFolder:
         self._replace("results.json", (json.dumps(self.results, indent=1) + "\n").encode())
 
     def _replace(self, name: str, content: bytes) -> None:
-        with tempfile.NamedTemporaryFile(dir=self.path, delete=False) as file:
-            file.write(content)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, self.path / name)
+        with replacing(self.path / name, mode=0o644) as path:
+            path.write_bytes(content)
 
     def _point_latest(self) -> None:
         link = self.path.parent / f".latest-{self.path.name}"

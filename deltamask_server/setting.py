@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config.run import RunConfig
-from common.models import Backbone
+from common.models.backbone import Backbone
 from deltamask_server.enrolment import Enrolment
 
 __all__ = ["Setting"]

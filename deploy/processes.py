@@ -7,13 +7,13 @@ process group, leaves them training.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
 import subprocess
 from pathlib import Path
 
-__all__ = ["end_tree", "free_port", "start_logged"]
+import psutil
+
+__all__ = ["end_tree", "free_port", "kill_tree", "start_logged"]
 
 
 def free_port() -> int:
@@ -35,26 +35,30 @@ def start_logged(
 
 def end_tree(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
     """Ask a process to end, wait for ``patience`` seconds, then end it and every descendant it had when asked."""
-    pids = [process.pid, *_descendants(process.pid)]
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
+    tree = _tree(process.pid)  # now: descendants of a process that is gone cannot be found
+    process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(patience)
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+    _kill(tree)
     process.wait()
 
 
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError):
-            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
-    found, queue = [], [pid]
-    while queue:
-        for child in children.get(queue.pop(), []):
-            found.append(child)
-            queue.append(child)
-    return found
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """End a process and its descendants at once, as a power failure does."""
+    _kill(_tree(process.pid))
+    process.wait()
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    """A process and its descendants; nothing if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            process.kill()  # not whoever has got its number meanwhile: psutil compares the time of its start

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import html
 import inspect
+import json
 import re
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import click
 import typer
 from typer.cli import get_docs_for_click
 
-from common import config, wire
+from common import wire
 from common.codecs import available_codecs, get_codec
 from common.codecs.fuse_geometry import MAX_SEGMENT_LENGTH, TIGHT_KEYS
+from common.config.node import NodeConfig
+from common.config.run import all_sections
+from common.config.section import Section, kebab
 from common.downlink import chain, exact, version
 from common.errors import PayloadError
+from common.methods import METHODS
 from common.methods.fedavg.payload import LARGEST as LARGEST_WEIGHT
 from common.models.heads.base import LARGEST as LARGEST_OF_HEAD
 from deltamask_server.tools.cli import app
@@ -51,8 +57,40 @@ Defaults stand in [pyproject.toml](../../pyproject.toml), under `[tool.flwr.app.
 `--node-config`. Values are TOML: a text needs quotes of its own inside those of the shell, `-c "codec='exact'"`. Flower
 refuses a key that it does not know, and we a value that is not allowed, by its name.
 
-{config.reference()}
+A key matters only where the choice that its section hangs on puts it to use. Set elsewhere, it is refused by name, so
+that nobody waits for an effect that cannot come.
+
+{_config_tables()}
 """
+
+
+def _config_tables() -> str:
+    parts = [_section_table(section, "run config") for section in all_sections()]
+    return "\n\n".join([*parts, _section_table(NodeConfig, "node config")])
+
+
+def _section_table(section: type[Section], where: str) -> str:
+    rows = []
+    for name, field in section.model_fields.items():
+        default = "" if field.is_required() else f"`{json.dumps(field.default)}`"
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        allowed = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
+        rows.append((f"`{kebab(name)}`", default, f"{field.description}{allowed}"))
+    heading = f"## {section.title}" if section.title.lower() != where else "## Node config"
+    under = f"In use by the value of `{section.under}`.\n\n" if section.under else ""
+    return f"{heading}\n\n{under}{_table(('key', 'default', 'meaning'), rows)}"
+
+
+def _pyproject(text: str) -> str:
+    """pyproject.toml with the run config's defaults in its table."""
+    lines = []
+    for section in all_sections():
+        values = section().model_dump(by_alias=True)
+        lines += [f"# {section.title.replace('`', '')}", *(f"{key} = {json.dumps(v)}" for key, v in values.items())]
+    return _CONFIG_TABLE.sub(lambda match: f"{match[1]}{chr(10).join(lines)}\n\n{match[2]}", text)
+
+
+_CONFIG_TABLE = re.compile(r"(\[tool\.flwr\.app\.config\]\n).*?(# -- Packaging)", re.DOTALL)
 
 
 def _cli_page() -> str:
@@ -79,6 +117,11 @@ def _fields(fields: Iterable[wire.Field]) -> str:
         rows.append((offset, size, field.name, field.rule))
         offset += size
     return _table(("offset", "size", "field", "rule"), rows)
+
+
+def _methods() -> str:
+    rows = [(method.number, f"`{method.name}`", method.summary) for method in METHODS.values()]
+    return _table(("number", "method", "what its payloads are of"), sorted(rows))
 
 
 def _codecs() -> str:
@@ -120,6 +163,7 @@ _FUSE = "[fuse_geometry.py](../common/codecs/fuse_geometry.py)"
 _REGIONS: dict[str, dict[str, Callable[[], str]]] = {
     "wire-format.md": {
         "header": lambda: _fields(wire.FIELDS),
+        "methods": _methods,
         "codecs": _codecs,
         "numbers": _numbers,
         "reasons": _reasons,
@@ -129,8 +173,9 @@ _REGIONS: dict[str, dict[str, Callable[[], str]]] = {
 }
 _WHOLE: dict[str, Callable[[], str]] = {"reference/config.md": _config_page, "reference/cli.md": _cli_page}
 
-PAGES = (*_WHOLE, *_REGIONS)
-"""Pages that are made, or have parts that are, as paths below docs/."""
+_PYPROJECT = "../pyproject.toml"
+PAGES = (*_WHOLE, *_REGIONS, _PYPROJECT)
+"""Files that are made, or have parts that are, as paths from docs/."""
 
 
 def current(page: str) -> str:
@@ -147,6 +192,8 @@ def made(page: str) -> str:
     ValueError
         If a page lacks the place for a part, or has one for a part that there is not.
     """
+    if page == _PYPROJECT:
+        return _pyproject(current(page))
     if page in _WHOLE:
         return _WARNING + "\n" + _WHOLE[page]().rstrip() + "\n"
     parts, text = _REGIONS[page], current(page)

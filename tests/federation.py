@@ -10,11 +10,10 @@ import numpy as np
 from flwr.app import Error, Message, RecordDict
 
 from common.codecs import SharedState, get_codec
-from common.downlink import apply_chain, max_chain_bytes
-from common.messages import HEAD, HELLO, TRAIN, Hello, Part, pack_hello, pack_update, unpack_model, unpack_round
-from common.models import Head
+from common.downlink import apply_chain
+from common.messages import HEAD, HELLO, TRAIN, Hello, pack_hello, pack_update
+from common.models.heads import Head
 from common.models.heads.linear_probe import LinearProbe
-from common.theta import Version
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.methods.deltamask.strategy import DeltaMask
 from deltamask_server.tally import Tally
@@ -24,8 +23,6 @@ from tests.grid import MemoryGrid, Node, answer
 SEGMENTS, CLASSES, FEATURES, SEED = (30_000, 20_000), 3, 4, 9
 D, DIGEST = sum(SEGMENTS), b"12345678"
 METRICS = {"examples": 10, "loss": 0.5, "accuracy": 0.8, "seconds": 1.0, "broken": 0}
-MODEL = {"theta": Part(max_chain_bytes(D)), "head": Part(Head.size(CLASSES, FEATURES), required=False)}
-"""Parts of the global model."""
 
 
 Change = Callable[[RecordDict, Message], list[RecordDict | Error]]
@@ -48,24 +45,35 @@ def node(client: int, change: Change | None = None, kind: str = TRAIN) -> Node:
     return handle
 
 
-def received(message: Message) -> Version:
+def received_theta(message: Message) -> np.ndarray:
     """What a client that holds nothing reads."""
-    parts = unpack_model(message.content, MODEL)
+    parts = message.content.array_records["parts"]
     assert "head" in parts
-    return apply_chain(parts["theta"], None, D, SEED, SEGMENTS)
+    return apply_chain(parts["theta"].data, None, D, SEED, SEGMENTS).theta
 
 
 def honest_update(message: Message, sender: int, **wrong: int) -> RecordDict:
-    theta = received(message).theta
-    server_round, slot = unpack_round(message.content)
-    shared = SharedState(theta, wrong.get("seed", SEED), wrong.get("round", server_round), wrong.get("slot", slot))
+    theta = received_theta(message)
+    shared = SharedState(
+        theta,
+        wrong.get("seed", SEED),
+        wrong.get("round", int(message.content["round"]["round"])),
+        wrong.get("slot", int(message.content["round"]["slot"])),
+    )
     return pack_update({"payload": get_codec("fuse8").encode(local_step(theta, seed=sender), shared)}, METRICS)
 
 
 def strategy(quorum: int = 2, wait: float = 0.2, **options: Any) -> DeltaMask:
     enrolment = Enrolment(DIGEST, D, min_clients=quorum, wait_seconds=wait, say=lambda line: None)
-    shape = {"classes": CLASSES, "features": FEATURES, "head_kind": LinearProbe()}
-    return DeltaMask(enrolment, segments=SEGMENTS, seed=SEED, quorum=quorum, **shape | options)
+    return DeltaMask(
+        enrolment,
+        segments=SEGMENTS,
+        classes=CLASSES,
+        features=FEATURES,
+        seed=SEED,
+        quorum=quorum,
+        **({"head_kind": LinearProbe()} | options),
+    )
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,6 @@ class Played:
 
 
 def run_rounds(deltamask: DeltaMask, grid: MemoryGrid, rounds: int = 1, timeout: float = 0.3) -> list[Played]:
-    """So many rounds more."""
     played: list[Played] = []
     deltamask.start(
         grid,

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.models import Activations, InputSpec, Views, load_backbone, preprocess
+from common.models.activations import Activations
+from common.models.backbone import load_backbone
+from common.models.input_spec import InputSpec
+from common.models.preprocess import preprocess
+from common.models.views import Views
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 8, 8), dtype=np.uint8)
 ALL = np.arange(10)

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from common.config.run import parse_run_config
-from common.models import load_backbone
+from common.models.backbone import load_backbone
 from common.models.presets import PRESETS
 from deltamask_server.tools.cli import app
 from deltamask_server.tools.outline import outline
@@ -57,8 +57,8 @@ def test_what_cannot_be_used_is_one_line_and_status_1(args: tuple[str, ...]) -> 
 def test_every_preset_has_a_config_file_that_says_what_to_run_and_what_to_download(name: str) -> None:
     text = (ROOT / "conf" / "backbones" / f"{name}.toml").read_text()
     config = parse_run_config(tomllib.loads(text))
-    assert config.backbone == name
-    hub = outline(name, config.image_size).hub
+    assert config.backbone.backbone == name
+    hub = outline(name, config.backbone.image_size).hub
     assert hub is not None
     assert f"--run-config conf/backbones/{name}.toml" in text
     assert re.search(rf"download {re.escape(hub.name)} of\n# https://huggingface.co/{re.escape(hub.repo)},", text)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from common.codecs import SharedState, get_codec
 from common.config.node import NodeConfig
@@ -19,20 +19,24 @@ from common.messages import (
     HEAD,
     HELLO,
     TRAIN,
+    Part,
+    Update,
     pack_classes,
-    pack_global,
-    unpack_evaluation,
+    pack_model,
     unpack_hello,
     unpack_update,
 )
-from common.models import Activations, Head, get_head, load_backbone
-from common.theta import quantise, theta_digest
+from common.models.activations import Activations
+from common.models.backbone import load_backbone
+from common.models.heads import HEADS, Head
+from common.theta import Version, quantise, theta_digest
 from deltamask_client.app import app
 from deltamask_client.epochs import Recipe
 from deltamask_client.methods.deltamask.client import make_codec
 from deltamask_client.methods.deltamask.training import train_masks
+from deltamask_client.objective import adam, sgd
 
-RECIPE = Recipe(epochs=1, batch_size=16, learning_rate=0.1)
+RECIPE = Recipe(epochs=1, batch_size=16, optimiser=adam(0.1))
 CONFIG = RunConfig(train_limit=200, local_epochs=1, head_epochs=20, masked_blocks=2)
 
 
@@ -41,10 +45,28 @@ def context(tmp_path: Path, run: RunConfig = CONFIG, **node: int | str) -> Conte
     return Context(0, 0, node_config, RecordDict(), run.as_dict())
 
 
+def statistics_of(message: Message) -> Update:
+    return unpack_update(message.content, {"statistics": Part(10**6)})
+
+
+def trained_by(message: Message, head: bool = False) -> Update:
+    parts = {"payload": Part(10**6)} | ({"head": Part(10**6)} if head else {})
+    return unpack_update(message.content, parts)
+
+
+def evaluated_by(message: Message) -> Update:
+    return unpack_update(message.content, {}, least_examples=0)
+
+
 def ask(kind: str, content: RecordDict | None = None) -> Message:
     message = Message(content or RecordDict(), dst_node_id=1, message_type=kind)
     message.metadata.__dict__["_message_id"] = "m"
     return message
+
+
+def model(theta: np.ndarray, backbone, head: Head) -> ArrayRecord:
+    chain = join_chain([pack_quantised(Version(theta), backbone.masks.segments)])
+    return pack_model({"theta": chain, "head": head.to_bytes()})
 
 
 @pytest.fixture(scope="module")
@@ -58,48 +80,46 @@ def test_hello_names_client_and_model(tmp_path: Path, backbone) -> None:
 
 
 def test_head_then_training_round(tmp_path: Path, backbone) -> None:
-    reply = app(ask(HEAD), context(tmp_path))
-    update = unpack_update(reply.content, 10**6)
+    update = statistics_of(app(ask(HEAD), context(tmp_path)))
     assert update.examples == 50
-    head = Head.from_bytes(update.payload, 10, backbone.features)
+    head = Head.from_bytes(update.parts["statistics"], 10, backbone.features)
 
     d = backbone.masks.d
     theta = np.full(d, quantise(0.95))
     content = RecordDict(
         {
-            "arrays": pack_global(join_chain([pack_quantised(theta, backbone.masks.segments)]), head),
+            "parts": model(theta, backbone, head),
             "round": ConfigRecord({"round": 2, "slot": 5}),
         }
     )
-    first = unpack_update(app(ask(TRAIN, content), context(tmp_path)).content, 10**6)
-    shared = SharedState(theta, CONFIG.seed, 2, 5)
-    mask = get_codec("fuse8").decode(first.payload, shared)
+    first = trained_by(app(ask(TRAIN, content), context(tmp_path)))
+    shared = SharedState(theta, CONFIG.rounds.seed, 2, 5)
+    mask = get_codec("fuse8").decode(first.parts["payload"], shared)
     flipped = (mask != shared.mask()).mean()
     assert 0 < flipped < 0.2
-    assert 8 * len(first.payload) / d < 0.5
+    assert 8 * len(first.parts["payload"]) / d < 0.5
 
     # A new process, or a simulation worker that served others in between, sends the same bytes.
     app(ask(TRAIN, content), context(tmp_path, **{"partition-id": 0}))
-    again = unpack_update(app(ask(TRAIN, content), context(tmp_path)).content, 10**6)
-    assert again.payload == first.payload
+    again = trained_by(app(ask(TRAIN, content), context(tmp_path)))
+    assert again.parts["payload"] == first.parts["payload"]
 
 
 def test_an_evaluation_scores_the_held_out_images_and_keeps_theta(tmp_path: Path, backbone) -> None:
-    run = CONFIG.model_copy(update={"validation_fraction": 0.2})
-    update = unpack_update(app(ask(HEAD), context(tmp_path, run)).content, 10**6)
+    run = CONFIG.replace(validation_fraction=0.2)
+    update = statistics_of(app(ask(HEAD), context(tmp_path, run)))
     assert update.examples == 40
     theta = np.full(backbone.masks.d, quantise(0.95))
-    chain = join_chain([pack_quantised(theta, backbone.masks.segments)])
-    head = Head.from_bytes(update.payload, 10, backbone.features)
+    head = Head.from_bytes(update.parts["statistics"], 10, backbone.features)
     content = pack_classes(tuple("0123456789"))
-    content["arrays"] = pack_global(chain, head)
-    first = unpack_evaluation(app(ask(EVALUATE, content), context(tmp_path, run)).content)
+    content["parts"] = model(theta, backbone, head)
+    first = evaluated_by(app(ask(EVALUATE, content), context(tmp_path, run)))
     assert first.metrics["examples"] == 10
     assert first.metrics["accuracy"] > 0.5
     assert first.holds == theta_digest(theta)
     # Who holds theta is sent its digest alone, without head or class list.
-    same = RecordDict({"arrays": pack_global(join_chain([pack_same(theta)]), None)})
-    again = unpack_evaluation(app(ask(EVALUATE, same), context(tmp_path, run)).content)
+    same = RecordDict({"parts": pack_model({"theta": join_chain([pack_same(Version(theta))])})})
+    again = evaluated_by(app(ask(EVALUATE, same), context(tmp_path, run)))
     assert again.metrics["accuracy"] == first.metrics["accuracy"]
     assert again.metrics["loss"] == first.metrics["loss"]
 
@@ -119,18 +139,20 @@ def test_a_client_whose_images_are_missing_says_so_when_asked_who_it_is(tmp_path
 def test_the_head_is_measured_as_the_run_says_and_trained_in_its_last_rounds(
     tmp_path: Path, backbone, kind: str
 ) -> None:
-    run = CONFIG.model_copy(update={"head": kind, "num_server_rounds": 3, "head_finetune_rounds": 1})
-    reply = unpack_update(app(ask(HEAD), context(tmp_path, run)).content, 10**6)
-    get_head(kind).check(reply.payload, 10, backbone.features, reply.examples)
-    head = get_head(kind).combine([(reply.payload, reply.examples)], 10, backbone.features)
+    run = CONFIG.replace(head=kind, head_epochs=300, num_server_rounds=3, head_finetune_rounds=1)
+    reply = statistics_of(app(ask(HEAD), context(tmp_path, run)))
+    statistics, fitted = reply.parts["statistics"], HEADS[kind]()
+    fitted.check(statistics, 10, backbone.features, reply.examples)
+    head = fitted.combine([(statistics, reply.examples)], 10, backbone.features)
     assert reply.metrics["accuracy"] > 0.8, "the accuracy of this client's own head"
 
     theta = np.full(backbone.masks.d, quantise(0.95))
-    arrays = pack_global(join_chain([pack_quantised(theta, backbone.masks.segments)]), head)
+    arrays = model(theta, backbone, head)
 
     def train(server_round: int) -> bytes | None:
-        content = RecordDict({"arrays": arrays, "round": ConfigRecord({"round": server_round, "slot": 0})})
-        return unpack_update(app(ask(TRAIN, content), context(tmp_path, run)).content, 10**6, server_round == 3).head
+        content = RecordDict({"parts": arrays, "round": ConfigRecord({"round": server_round, "slot": 0})})
+        reply = app(ask(TRAIN, content), context(tmp_path, run))
+        return trained_by(reply, head=server_round == 3).parts.get("head")
 
     assert train(2) is None
     trained = train(3)
@@ -142,7 +164,7 @@ def test_the_head_is_measured_as_the_run_says_and_trained_in_its_last_rounds(
 
 def test_errors_reach_the_server_without_paths_or_data(tmp_path: Path) -> None:
     secret = tmp_path / "patients.npz"
-    reply = app(ask(HEAD), context(tmp_path, CONFIG.model_copy(update={"dataset": f"npz:{secret}"})))
+    reply = app(ask(HEAD), context(tmp_path, CONFIG.replace(dataset=f"npz:{secret}")))
     assert reply.has_error()
     assert reply.error.reason == "DataError; see the log of this SuperNode"
     assert app(ask(HELLO), context(tmp_path, **{"partition-id": 9})).error.reason.startswith("ConfigError")
@@ -184,7 +206,7 @@ def test_sgd_and_bfloat16_train_too(backbone) -> None:
     images, labels = rng.integers(0, 256, (64, 8, 8), dtype=np.uint8), rng.integers(0, 3, 64)
     head = Head(rng.standard_normal((3, 128)).astype(np.float32) / 11, np.zeros(3, np.float32))
     theta = np.full(backbone.masks.d, quantise(0.95))
-    for change in ({"optimiser": "sgd", "learning_rate": 100.0}, {"precision": torch.bfloat16}):
+    for change in ({"optimiser": sgd(100.0)}, {"precision": torch.bfloat16}):
         recipe = replace(RECIPE, **change)
         activations = Activations(backbone, images, keep="memory", precision=recipe.precision)
         one, six = (
@@ -198,10 +220,9 @@ def test_a_node_has_its_own_batch_size_precision_and_place_for_activations(tmp_p
     def trained(**node: int | str) -> bytes:
         weight = np.random.default_rng(0).standard_normal((10, 128)).astype(np.float32) / 11
         head = Head(weight, np.zeros(10, np.float32))
-        theta = join_chain([pack_quantised(np.full(backbone.masks.d, quantise(0.95)), backbone.masks.segments)])
-        content = RecordDict({"arrays": pack_global(theta, head), "round": ConfigRecord({"round": 1, "slot": 0})})
-        reply = app(ask(TRAIN, content), context(tmp_path, **node))
-        return unpack_update(reply.content, 10**6).payload
+        arrays = model(np.full(backbone.masks.d, quantise(0.95)), backbone, head)
+        content = RecordDict({"parts": arrays, "round": ConfigRecord({"round": 1, "slot": 0})})
+        return trained_by(app(ask(TRAIN, content), context(tmp_path, **node))).parts["payload"]
 
     assert trained() == trained(activations="memory"), "where activations are kept changes nothing"
     assert trained() != trained(**{"batch-size": 10})

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.data import Loaded, open_split, partition_indices
+from common.data import Loaded, open_split
 from common.errors import DataError
+from deltamask_client.partition import partition_indices
 
 LABELS = np.arange(600) % 10
 
 
 def load(source: str, part: str, limit: int = 0, own: bool = False) -> Loaded:
-    split = open_split(source, part, 28, Path("/nowhere"), own=own)  # type: ignore[arg-type]
+    split = open_split(source, part, 28, Path("/dev/null"), own=own)  # type: ignore[arg-type]
     return split.load(split.balanced(limit))
 
 
@@ -22,7 +23,7 @@ def test_digits_are_built_in() -> None:
     assert train.images.dtype == np.uint8
     assert train.images.max() == 255
     assert set(test.labels) == set(range(10))
-    assert open_split("digits", "train", 28, Path("/nowhere")).classes == tuple("0123456789")
+    assert open_split("digits", "train", 28, Path("/dev/null")).classes == tuple("0123456789")
 
 
 def test_limits_keep_classes_in_balance() -> None:

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from common.config.run import RunConfig
-from common.data import Split, open_split, partition_indices
+from common.data import Split, open_split
 from common.data.catalogue import HUB
 from common.errors import DataError
+from deltamask_client.partition import partition_indices
 
 NAMES = ["ant", "bee", "cow"]
 
@@ -68,7 +69,7 @@ def test_the_table_has_the_papers_eight_datasets() -> None:
     assert set(HUB) == {
         "cifar10", "cifar100", "svhn", "emnist", "fashion-mnist", "eurosat", "food101", "stanford-cars",
     }  # fmt: skip
-    assert all(RunConfig(dataset=name).dataset == name for name in HUB)
+    assert all(RunConfig(dataset=name).data.dataset == name for name in HUB)
 
 
 def test_images_of_one_size_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +116,23 @@ def test_photos_of_different_sizes_come_at_the_size_of_the_backbone(
     local(monkeypatch, "food101", tmp_path / "repo")
     assert everything(open_split("food101", "train", 48, tmp_path / "cache")).shape == (4, 48, 48, 3)
     assert everything(open_split("food101", "test", 48, tmp_path / "cache")).shape == (2, 48, 48, 3)
+
+
+def test_images_are_known_by_the_files_of_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {name: images(3, 64, seed) for seed, name in enumerate(("train", "validation", "test"))}
+    repository(tmp_path / "repo", "eurosat", parts)
+    local(monkeypatch, "eurosat", tmp_path / "repo")
+
+    def identity(part: str, *positions: int) -> bytes:
+        split = open_split("eurosat", part, 224, tmp_path / "cache")  # type: ignore[arg-type]
+        return split.load(np.array(positions)).identity
+
+    first = identity("train", 0, 1)
+    assert identity("train", 0, 1) == first, "opened again"
+    assert len({first, identity("train", 1, 0), identity("train", 0, 2), identity("test", 0, 1)}) == 4
+    repository(tmp_path / "again", "eurosat", {name: images(3, 64, seed + 9) for seed, name in enumerate(parts)})
+    local(monkeypatch, "eurosat", tmp_path / "again")
+    assert identity("train", 0, 1) != first
 
 
 def test_another_layout_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,27 +141,27 @@ def test_broken_images_are_left_out_named_and_the_rest_kept_on_disk(
         return Encoded(name, contents[name], content)
 
     items = [item(name) for name in contents]
-    images, kept = decode_all(items, 16, tmp_path)
+    images, kept, _ = decode_all(items, 16, tmp_path)
     assert kept.tolist() == [0, 4]
     assert images.shape == (2, 16, 16, 3)
     assert "3 of 5 images cannot be read" in caplog.text
     assert all(f"{name} (" in caplog.text for name in ("cut", "empty", "text"))
 
     opened.clear()
-    again, kept_again = decode_all(items, 16, tmp_path)
+    again, kept_again, _ = decode_all(items, 16, tmp_path)
     assert not opened, "decoded again"
     assert np.array_equal(again, images)
     assert np.array_equal(kept_again, kept)
     contents["good"] = saved(Image.fromarray(255 - GRADIENT)).getvalue()
-    changed, _ = decode_all([item(name) for name in contents], 16, tmp_path)
+    changed = decode_all([item(name) for name in contents], 16, tmp_path).pixels
     assert not np.array_equal(changed[0], images[0])
     assert decode_all(items, 8, tmp_path)[0].shape == (2, 8, 8, 3)
 
 
 def test_without_a_cache_the_images_are_the_same(tmp_path: Path) -> None:
     items = [Encoded("a", b"a", lambda: saved(Image.fromarray(GRADIENT)))]
-    cached, _ = decode_all(items, 16, tmp_path / "cache")
+    cached, _, _ = decode_all(items, 16, tmp_path / "cache")
     (tmp_path / "file").write_text("in the way")
-    images, kept = decode_all(items, 16, tmp_path / "file")
+    images, kept, _ = decode_all(items, 16, tmp_path / "file")
     assert np.array_equal(images, cached)
     assert kept.tolist() == [0]

@@ -139,7 +139,7 @@ def test_both_images_run_as_a_user_and_have_a_health_check() -> None:
 
 
 def test_no_build_tool_is_in_what_is_shipped() -> None:
-    for name in ("environment", "runtime", "supernode", "superlink"):
+    for name in ("environment", "simulation", "runtime", "supernode", "superlink"):
         for line in stages()[name]:
             assert not re.search(r"build-essential|gcc|g\+\+|python3-dev|git\b|curl|rustup", line), line
     assert "--without-pip" in " ".join(stages()["environment"])
@@ -172,7 +172,9 @@ def test_nothing_secret_is_written_down() -> None:
     arguments = {
         line.split()[1].split("=")[0] for lines in stages().values() for line in lines if line.startswith("ARG ")
     }
-    assert arguments == {"BASE", "TORCH_INDEX", "UID"}, "a build argument stays readable in the image's history"
+    assert arguments == {"BASE", "TORCH_INDEX", "EXTRAS", "UID"}, (
+        "a build argument stays readable in the image's history"
+    )
 
 
 def test_scripts_parse_and_can_be_executed() -> None:

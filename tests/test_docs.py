@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import generate
+from docs import architecture, generate
 from tests import markdown
 from tests.markdown import ROOT
 
@@ -27,6 +27,28 @@ def test_a_page_without_the_place_for_a_part_is_an_error(tmp_path: Path, monkeyp
     monkeypatch.setattr(generate, "DOCS", tmp_path)
     with pytest.raises(ValueError, match=r"docs/backbones.md has places for \['something'\]"):
         generate.made("backbones.md")
+
+
+def test_the_picture_of_the_architecture_has_every_room_and_arrow() -> None:
+    arrows = {f"{one} -> {other}" for one, other in architecture.imports(ROOT)}
+    assert architecture.described() == arrows, "docs/images/architecture.svg is out of step with the imports: make docs"
+
+
+def test_an_import_makes_an_arrow(tmp_path: Path) -> None:
+    for name, text in {
+        "common/wire.py": "",
+        "common/codecs/exact.py": "from common.wire import pack",
+        "deltamask_client/app.py": "",
+        "deltamask_server/app.py": "def late():\n    import common.codecs.exact",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert architecture.imports(tmp_path) == {
+        ("common/codecs", "common"): 1,
+        ("deltamask_server", "common/codecs"): 1,
+    }
+    architecture.draw(tmp_path, tmp_path / "picture.svg")
+    assert "deltamask_server -> common/codecs" in architecture.described(tmp_path / "picture.svg")
 
 
 @pytest.mark.parametrize("page", markdown.pages())

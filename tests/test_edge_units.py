@@ -70,6 +70,7 @@ def test_scripts_are_bash(script: str) -> None:
         (["supernode", "--insecure"], "--superlink is needed at the first installation"),
         (["supernode", *FIRST, "--ca", "/nowhere/ca.crt"], "--ca /nowhere/ca.crt: no such file"),
         (["supernode", *FIRST, "--insecure", "--superlink", "server"], "HOST:PORT is needed"),
+        (["supernode", *FIRST, "--insecure", "--extras", "openclip hub"], "names are needed, separated by commas"),
         (["supernode", *FIRST, "--insecure", "--partition-id", "one"], "--partition-id one: a number is needed"),
         (["supernode", *FIRST, "--insecure", "--data", "/home/me/images"], "the service sees no home"),
         (["supernode", *FIRST, "--insecure", "--data", "images"], "a full path is needed"),

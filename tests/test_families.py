@@ -16,10 +16,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from common.errors import ModelError
-from common.models import InputSpec, Masks, load_backbone
-from common.models.backbone import build_parts
+from common.models.backbone import build_parts, load_backbone
 from common.models.families import split_model
+from common.models.input_spec import InputSpec
 from common.models.maskable import masked_tensors
+from common.models.masking import Masks
 from common.models.presets import parse_name
 
 TINY_CLIP = {

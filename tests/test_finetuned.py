@@ -15,7 +15,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from common.errors import ModelError
-from common.models import Head, load_backbone
+from common.models.backbone import load_backbone
+from common.models.heads import Head
 from common.theta import ONE, probabilities
 from deltamask_server import load_finetuned
 from deltamask_server.tools.cli import app
@@ -32,7 +33,7 @@ def written(path: Path, form: str, name: str, size: int, blocks: int, weights: s
     theta = RNG.integers(1, ONE, backbone.masks.d).astype(np.uint16)
     head = Head(RNG.standard_normal((3, backbone.features)).astype(np.float32), np.arange(3, dtype=np.float32))
     about = {"backbone": name, "image_size": size, "masked_blocks": blocks, "digest": backbone.digest.hex()}
-    write_finetuned(path, form, theta, head, classes=("a", "b", "c"), **about)
+    write_finetuned(path, form, {"theta": theta}, head, classes=("a", "b", "c"), **about)
     return theta, head
 
 
@@ -75,7 +76,7 @@ def test_the_one_bit_form_of_vit_b32_is_below_five_megabytes(tmp_path: Path) -> 
     head = Head(np.zeros((100, 512), np.float32), np.zeros(100, np.float32))
     theta = RNG.integers(1, ONE, d).astype(np.uint16)
     about = {"backbone": "clip-vit-b32", "image_size": 0, "masked_blocks": 5, "digest": "00" * 8}
-    write_finetuned(tmp_path / "m", "mask", theta, head, classes=(), **about)
+    write_finetuned(tmp_path / "m", "mask", {"theta": theta}, head, classes=(), **about)
     assert d / 8 < (tmp_path / "m").stat().st_size < 5e6
 
 
@@ -105,7 +106,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         read_finetuned(tmp_path / "part", "random")
     with pytest.raises(ModelError, match="masked weights"):
         write_finetuned(
-            tmp_path / "x", "mean", np.ones(3, np.uint16), Head(np.zeros((1, 1), np.float32), np.zeros(1, np.float32)),
+            tmp_path / "x", "mean", {"theta": np.ones(3, np.uint16)},
+            Head(np.zeros((1, 1), np.float32), np.zeros(1, np.float32)),
             backbone="test_vit", image_size=0, masked_blocks=1, digest="", classes=(),
         )  # fmt: skip
 

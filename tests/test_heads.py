@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,15 +12,15 @@ from hypothesis import strategies as st
 
 from common.config.run import RunConfig, parse_run_config
 from common.errors import BadMetric, ConfigError
-from common.models import Head, get_head
+from common.methods.deltamask.config import frozen_head_rounds
+from common.models.heads import HEADS, Head
 from common.models.heads.base import softmax_head
-from common.models.heads.linear_probe import average_heads
+from common.models.heads.linear_probe import LinearProbe, average_heads
 from common.models.heads.moments import Moments, measure_moments, merge_moments, pack_moments
-from common.models.heads.random_head import RANDOM_HEAD
 from common.models.heads.ridge import solve_ridge
 from tests.e2e.in_process import run_in_process
 
-KINDS = [name for name in get_args(RunConfig.model_fields["head"].annotation) if name != RANDOM_HEAD]  # not fitted
+KINDS = [name for name, kind in HEADS.items() if kind.fitted]
 CLOSED = ("ridge", "mean")
 CLASSES, FEATURES = 4, 12
 
@@ -40,7 +39,7 @@ def federate(
     name: str, features: torch.Tensor, labels: torch.Tensor, owner: np.ndarray, classes: int = CLASSES
 ) -> Head:
     """The head of clients that own the examples with their number."""
-    kind = get_head(name, epochs=100)
+    kind = LinearProbe(epochs=100) if name == LinearProbe.name else HEADS[name]()
     replies = []
     for client in np.unique(owner):
         mine = torch.from_numpy(owner == client)
@@ -53,7 +52,7 @@ def federate(
 
 @pytest.mark.parametrize("name", KINDS)
 def test_each_kind_of_the_config_separates_what_is_separable(name: str) -> None:
-    assert get_head(name).name == name
+    assert HEADS[name].from_config(RunConfig(head=name)).name == name
     (features, labels), (x, y) = blobs(400), blobs(400, seed=1)
     head = federate(name, features, labels, np.arange(400) % 5)
     assert (head(x).argmax(1) == y).float().mean() > 0.85
@@ -205,7 +204,7 @@ def test_heads_average_by_examples_and_survive_their_bytes() -> None:
 
 
 def test_more_rounds_for_the_head_than_there_are_is_refused() -> None:
-    assert parse_run_config({"num-server-rounds": 5, "head-finetune-rounds": 5}).frozen_head_rounds == 0
+    assert frozen_head_rounds(parse_run_config({"num-server-rounds": 5, "head-finetune-rounds": 5})) == 0
     with pytest.raises(ConfigError, match="head-finetune-rounds = 6"):
         parse_run_config({"num-server-rounds": 5, "head-finetune-rounds": 6})
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from flwr.app import Message
 
-from common.downlink import apply_chain, max_chain_bytes
-from common.messages import HELLO, Hello, Part, pack_hello, pack_update, unpack_model, unpack_round
+from common.downlink import apply_chain
+from common.messages import HELLO, Hello, pack_hello, pack_update, unpack_round
 from common.methods.fedavg.payload import pack_empty, pack_weights
 from common.methods.hidenseek.signs import SIGNS, SignState, encode_signs, on_grid
-from common.methods.hidenseek.subnetwork import max_subnetwork_bytes
-from common.models import Head, load_backbone
+from common.models.backbone import load_backbone
+from common.models.heads import Head
 from common.models.heads.random_head import RandomHead
 from common.theta import Version
 from deltamask_server.enrolment import Enrolment
@@ -46,26 +46,21 @@ def node(strategy: HideNseek, client: int, signs: list[np.ndarray], examples: in
     def handle(message: Message) -> list[Message]:
         if message.metadata.message_type == HELLO:
             return [answer(message, pack_hello(Hello(client, DIGEST, strategy._network._masks.d)))]
-        limits = {
-            "signs": Part(max_chain_bytes(strategy.n)),
-            "head": Part(10**6, required=False),
-            "subnetwork": Part(max_subnetwork_bytes(10**6), required=False),
-        }
-        parts = unpack_model(message.content, limits)
+        parts = message.content.array_records["parts"]
         assert ("subnetwork" in parts) == (held[0] is None), "it travels once"
         segments = strategy._subnetwork.kept_segments
-        version = held[0] = apply_chain(parts["signs"], held[0], strategy.n, SEED, segments)
+        version = held[0] = apply_chain(parts["signs"].data, held[0], strategy.n, SEED, segments)
         server_round, slot = unpack_round(message.content)
         shared = SignState.of(version, SEED, server_round, slot, segments)
-        payload = encode_signs(signs[server_round - 1], shared, "exact")
-        return [answer(message, pack_update({"payload": payload}, METRICS | {"examples": examples}, version.digest))]
+        payload = {"payload": encode_signs(signs[server_round - 1], shared, "exact")}
+        return [answer(message, pack_update(payload, METRICS | {"examples": examples}, version.digest))]
 
     return handle
 
 
 def play(strategy: HideNseek, nodes: dict[int, Node], rounds: int = 1) -> list:
     reports: list = []
-    strategy.start(MemoryGrid(nodes), strategy.arrays(), rounds, 0.3, on_round=reports.append)
+    strategy.start(MemoryGrid(nodes), strategy.arrays(), strategy.server_round + rounds, 0.3, on_round=reports.append)
     return reports
 
 
@@ -197,7 +192,7 @@ def test_a_whole_run_learns_and_its_export_predicts(tmp_path: Path) -> None:
     module = load_finetuned(tmp_path / "runs" / "latest" / "signs.safetensors")
     from sklearn.datasets import load_digits
 
-    from common.models import preprocess
+    from common.models.preprocess import preprocess
 
     backbone = load_backbone("lenet", "default", 0, 0)
     images, labels = load_digits(return_X_y=True)

@@ -10,40 +10,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Error, Message
 
-from common.config.node import parse_node_config
-from common.config.run import RunConfig, parse_run_config
-from common.errors import ConfigError, WrongModel
+from common.config.run import parse_run_config
+from common.errors import ConfigError
 from common.messages import (
-    EVALUATE,
     HEAD,
     HELLO,
     TRAIN,
     Hello,
-    Update,
-    pack_classes,
-    pack_global,
     pack_hello,
     pack_update,
-    unpack_evaluation,
-    unpack_global,
-    unpack_hello,
     unpack_round,
-    unpack_update,
 )
+from common.methods.fedavg.payload import WEIGHTS as FEDAVG
 from common.methods.fedavg.payload import pack_weights, weights_digest
-from common.methods.fedavg.vector import join_weights, split_weights
-from common.methods.lotteryfl.downwards import pack_everything, pack_kept, unpack_global_weights
-from common.methods.lotteryfl.ticket import mask_digest, pack_ticket, ticket_bytes, unpack_ticket
-from common.models import Activations, Head, TailWeights, load_backbone
-from common.uniforms import stream_seed
-from common.wire import HEADER_BYTES, METHODS, Header, pack_payload, read_header
-from deltamask_client.app import app
-from deltamask_client.epochs import Recipe
-from deltamask_client.methods.fedavg.training import train_weights
-from deltamask_client.methods.lotteryfl.pruning import prune
-from deltamask_client.site import load_site, recipe_of
+from common.methods.fedavg.vector import join_weights
+from common.methods.hidenseek.config import DensitySection
+from common.methods.lotteryfl.downwards import unpack_global_weights
+from common.methods.lotteryfl.ticket import mask_digest, pack_ticket, ticket_bytes
+from common.models.backbone import load_backbone
+from common.models.heads import Head
+from common.models.heads.linear_probe import LinearProbe
+from common.models.tail_weights import TailWeights
+from common.wire import HEADER_BYTES, Header, pack_payload, read_header
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.methods.fedavg.strategy import FedAvg
 from deltamask_server.methods.lotteryfl.strategy import LotteryFL
@@ -54,6 +44,7 @@ from tests.grid import MemoryGrid, Node, answer
 TAIL = np.linspace(-1, 1, 50, dtype=np.float32)
 COUNT = len(TAIL) + CLASSES * (FEATURES + 1)
 BASE = b"12345678"
+SHAPE = {"classes": CLASSES, "features": FEATURES, "head_kind": LinearProbe()}
 
 
 # -- the server
@@ -79,7 +70,8 @@ class Sites:
                 return [answer(message, pack_hello(Hello(client, DIGEST, D)))]
             if kind == HEAD or client in self.broken:
                 return [answer(message, Error(2, "none"))]
-            sent, head = unpack_global(message.content.array_records["arrays"])
+            parts = message.content.array_records["parts"]
+            sent, head = parts["weights"].data, parts["head"].data if "head" in parts else None
             self.received.append((client, sent, head))
             server_round, slot = unpack_round(message.content)
             mask = self.masks[client]
@@ -87,7 +79,7 @@ class Sites:
             if client in self.change:
                 payload = pack_payload(*self.change[client](read_header(payload)[0], payload[HEADER_BYTES:]))
             holds = mask_digest(mask) if self.names else None
-            update = pack_update(payload, METRICS | {"examples": self.examples.get(client, 10)}, holds)
+            update = pack_update({"payload": payload}, METRICS | {"examples": self.examples.get(client, 10)}, holds)
             return [answer(message, update)]
 
         return handle
@@ -102,12 +94,12 @@ def trained(client: int) -> np.ndarray:
 
 def lottery(**options: object) -> LotteryFL:
     enrolment = Enrolment(DIGEST, D, min_clients=2, wait_seconds=0.2, say=lambda line: None)
-    return LotteryFL(enrolment, tail=TAIL, classes=CLASSES, features=FEATURES, seed=SEED, quorum=2, **options)
+    return LotteryFL(enrolment, tail=TAIL, **SHAPE, seed=SEED, quorum=2, **options)
 
 
 def play(strategy: FedAvg, sites: Sites, ids: list[int], rounds: int = 1) -> list:
     reports: list = []
-    strategy.start(sites.grid(ids), strategy.arrays(), rounds, 0.3, on_round=reports.append)
+    strategy.start(sites.grid(ids), strategy.arrays(), strategy.server_round + rounds, 0.3, on_round=reports.append)
     return reports
 
 
@@ -147,7 +139,7 @@ def test_where_nobody_prunes_it_is_fedavg() -> None:
     strategy = lottery()
     play(strategy, Sites(everything, {0: 2, 1: 5}), [0, 1])
     enrolment = Enrolment(DIGEST, D, min_clients=2, wait_seconds=0.2, say=lambda line: None)
-    fedavg = FedAvg(enrolment, tail=TAIL, classes=CLASSES, features=FEATURES, seed=SEED, quorum=2)
+    fedavg = FedAvg(enrolment, tail=TAIL, **SHAPE, seed=SEED, quorum=2)
 
     class Plain(Sites):
         def node(self, client: int) -> Node:
@@ -156,9 +148,13 @@ def test_where_nobody_prunes_it_is_fedavg() -> None:
             def handle(message: Message) -> list[Message]:
                 if message.metadata.message_type != TRAIN:
                     return honest(message)
-                base = weights_digest(np.frombuffer(b"".join(unpack_global(message.content["arrays"])), "<f4"))
+                base = weights_digest(
+                    np.frombuffer(b"".join(message.content["parts"][name].data for name in ("weights", "head")), "<f4")
+                )
                 payload = pack_weights(trained(client), *unpack_round(message.content), base)
-                return [answer(message, pack_update(payload, METRICS | {"examples": self.examples[client]}))]
+                return [
+                    answer(message, pack_update({"payload": payload}, METRICS | {"examples": self.examples[client]}))
+                ]
 
             return handle
 
@@ -196,16 +192,16 @@ def test_everybody_else_is_sent_everything_with_the_first_head() -> None:
     # A mask is remembered as long as somebody holds it, and no longer.
     sites.names = True
     play(strategy, sites, [0, 1, 2])
-    sizes = {client: len(strategy.message(mask_digest(mask))) for client, mask in sites.masks.items()}
+    sizes = {client: len(strategy.parts(mask_digest(mask))["weights"]) for client, mask in sites.masks.items()}
     assert sizes == {client: 16 + 4 * mask.sum() for client, mask in sites.masks.items()}
     old = mask_digest(sites.masks[0])
     sites.masks[0] = sites.masks[0] & (np.arange(COUNT) % 2 == 0)
     sites.broken = {2}
     play(strategy, sites, [0, 1, 2])
-    assert len(strategy.message(old)) > 4 * COUNT
-    assert len(strategy.message(mask_digest(sites.masks[0]))) < sizes[0]
-    assert len(strategy.message(mask_digest(sites.masks[2]))) > 4 * COUNT, "it answered with an error"
-    assert strategy.head_for(old) is strategy.head
+    assert len(strategy.parts(old)["weights"]) > 4 * COUNT
+    assert len(strategy.parts(mask_digest(sites.masks[0]))["weights"]) < sizes[0]
+    assert len(strategy.parts(mask_digest(sites.masks[2]))["weights"]) > 4 * COUNT, "it answered with an error"
+    assert strategy.parts(old)["head"] == strategy.head.to_bytes()
 
 
 @pytest.mark.parametrize(
@@ -216,7 +212,7 @@ def test_everybody_else_is_sent_everything_with_the_first_head() -> None:
         ("bad-metric", lambda fields, body: (fields, body[:-4] + np.float32(np.nan).tobytes())),
         ("wrong-round", lambda fields, body: (replace(fields, round=2), body)),
         ("wrong-model", lambda fields, body: (replace(fields, base_digest=bytes(8)), body)),
-        ("wrong-format", lambda fields, body: (replace(fields, method=METHODS["fedavg"]), body)),
+        ("wrong-format", lambda fields, body: (replace(fields, method=FEDAVG), body)),
     ],
 )
 def test_a_bad_reply_changes_nothing(reason: str, change: Change) -> None:
@@ -227,7 +223,7 @@ def test_a_bad_reply_changes_nothing(reason: str, change: Change) -> None:
     (report,) = play(attacked, sites, [0, 1, 2])
     assert report.tally.failures == {2: reason}
     assert np.array_equal(attacked.weights, honest.weights)
-    assert len(attacked.message(mask_digest(kept[2]))) > 4 * COUNT, "its mask was not remembered"
+    assert len(attacked.parts(mask_digest(kept[2]))["weights"]) > 4 * COUNT, "its mask was not remembered"
 
 
 def test_examples_beyond_what_the_sum_holds_are_refused() -> None:
@@ -237,198 +233,6 @@ def test_examples_beyond_what_the_sum_holds_are_refused() -> None:
     play(honest, Sites(kept), [0, 1])
     assert report.tally.failures == {2: "bad-metric"}
     assert np.array_equal(strategy.weights, honest.weights)
-
-
-# -- the client
-
-RUN = RunConfig(
-    method="lotteryfl",
-    train_limit=120,
-    local_epochs=1,
-    masked_blocks=1,
-    weight_learning_rate=0.001,
-    lottery_accuracy=0.0,
-    lottery_step=0.3,
-    density=0.6,
-)
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    return load_backbone("letters-vit", "default", 0, 1)
-
-
-@pytest.fixture(scope="module")
-def heads(backbone) -> tuple[Head, Head]:
-    rng = np.random.default_rng(0)
-    weights = rng.standard_normal((2, 10, backbone.features)).astype(np.float32) / 11
-    first, now = (Head(weight, np.zeros(10, np.float32)) for weight in weights)
-    return first, now
-
-
-def ask(tmp_path: Path, content: RecordDict, kind: str = TRAIN, run: RunConfig = RUN) -> Message:
-    message = Message(content, dst_node_id=1, message_type=kind)
-    message.metadata.__dict__["_message_id"] = "m"
-    return app(message, Context(7, 0, node_values(tmp_path), RecordDict(), run.as_dict()))
-
-
-def node_values(tmp_path: Path) -> dict[str, int | str]:
-    return {"partition-id": 1, "num-partitions": 4, "cache-dir": str(tmp_path / "cache")}
-
-
-def training(data: bytes, head: Head | None, server_round: int) -> RecordDict:
-    content = pack_classes(tuple("0123456789"))
-    content["arrays"] = pack_global(data, head)
-    content["round"] = ConfigRecord({"round": server_round, "slot": 0})
-    return content
-
-
-def update_of(reply: Message) -> Update:
-    assert not reply.has_error(), reply.error
-    return unpack_update(reply.content, 10**7)
-
-
-def expected(tmp_path: Path, backbone, start: np.ndarray, kept: np.ndarray, server_round: int) -> np.ndarray:
-    """What training from ``start`` gives, under the mask."""
-    config = parse_node_config(node_values(tmp_path))
-    site = load_site(RUN, config, tuple("0123456789"))
-    tail, head = split_weights(start, 10, backbone.features)
-    result = train_weights(
-        backbone,
-        head,
-        site.activations,
-        site.labels,
-        tail,
-        recipe_of(RUN, config, RUN.weight_learning_rate),
-        seed=stream_seed(RUN.seed, server_round, 1, "train"),
-        kept=kept,
-    )
-    return join_weights(result.tail, result.head)
-
-
-def test_only_weights_of_layers_may_be_pruned(backbone) -> None:
-    masked, tail = TailWeights(backbone).masked, TailWeights(backbone)
-    assert masked.sum() == backbone.masks.d
-    of_layers = np.concatenate([np.full(p.numel(), p.ndim >= 2) for p in tail.parameters])
-    assert np.array_equal(masked, of_layers)
-
-
-@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-def test_pruned_weights_stay_at_zero_and_the_others_train_as_if_masked_in_every_step(backbone, optimiser) -> None:
-    rng = np.random.default_rng(0)
-    activations = Activations(backbone, rng.integers(0, 256, (40, 8, 8), dtype=np.uint8), keep="memory")
-    labels, head = rng.integers(0, 3, 40), Head(np.zeros((3, 128), np.float32), np.zeros(3, np.float32))
-    tail = TailWeights(backbone)
-    frozen = tail.read()
-    kept = rng.random(tail.count + 3 * 129) < 0.5
-    kept[tail.count :] = True
-    start = np.where(kept[: tail.count], frozen, np.float32(0))
-    recipe = Recipe(2, 10, 0.01 if optimiser == "sgd" else 1e-3, optimiser)
-    found = train_weights(backbone, head, activations, labels, start, recipe, seed=1, kept=kept)
-    still = ~kept[: tail.count]
-    assert not found.tail[still].any()
-    assert (found.tail != start)[~still].mean() > 0.7
-    assert np.array_equal(tail.read(), frozen)
-
-    # The other way to hold them: free gradients, and zeros written after every step. No bit of the rest differs.
-    written: list[np.ndarray] = []
-
-    def mask(*_: object) -> None:
-        written.append(tail.read() * ~still)
-        tail.write(written[-1])
-
-    by_hand = train_weights(backbone, head, activations, labels, start, recipe, seed=1, progress=mask)
-    assert len(written) == 8
-    assert np.array_equal(by_hand.tail[~still], found.tail[~still])
-    assert by_hand.head.to_bytes() == found.head.to_bytes()
-    # Nothing stays held for whoever trains next.
-    free = train_weights(backbone, head, activations, labels, start, recipe, seed=1)
-    assert free.tail[still].any()
-
-
-def test_a_client_that_is_good_enough_prunes_and_goes_back_to_the_start(
-    tmp_path: Path, backbone, heads: tuple[Head, Head]
-) -> None:
-    first, now = heads
-    tail = TailWeights(backbone)
-    frozen = tail.read()
-    moved = (frozen * np.linspace(0.5, 1.5, len(frozen))).astype(np.float32)
-    weights = join_weights(moved, now)
-    count, prunable = len(weights), np.concatenate([tail.masked, np.ones(1280, np.bool_), np.zeros(10, np.bool_)])
-    digest = weights_digest(weights)
-    base = join_weights(frozen, first)
-
-    update = update_of(ask(tmp_path, training(pack_everything(moved, first, digest), now, 1)))
-    kept, values = unpack_ticket(update.payload, count, 1, 0, digest)
-    assert np.array_equal(kept, prune(weights, np.ones(count, np.bool_), prunable, 0.3, 0.6))
-    assert prunable.sum() - (~kept).sum() == np.floor(0.7 * prunable.sum())
-    assert np.array_equal(values, expected(tmp_path, backbone, np.where(kept, base, np.float32(0)), kept, 1)[kept])
-    assert update.holds == mask_digest(kept)
-    hello = unpack_hello(ask(tmp_path, RecordDict(), HELLO).content)
-    assert hello.holds == update.holds, "a client that starts again says what it holds"
-
-    # The next round brings what it keeps alone; it prunes once more, down to the density, and then no more.
-    second = update_of(ask(tmp_path, training(pack_kept(weights, kept, BASE), None, 2)))
-    fewer, values = unpack_ticket(second.payload, count, 2, 0, BASE)
-    assert np.array_equal(fewer, prune(weights, kept, prunable, 0.3, 0.6))
-    assert (fewer & prunable).sum() == np.ceil(0.6 * prunable.sum())
-    assert np.array_equal(values, expected(tmp_path, backbone, np.where(fewer, base, np.float32(0)), fewer, 2)[fewer])
-    third = update_of(ask(tmp_path, training(pack_kept(weights, fewer, BASE), None, 3)))
-    same, values = unpack_ticket(third.payload, count, 3, 0, BASE)
-    assert np.array_equal(same, fewer)
-    # Without pruning there is no way back: training goes on from the global weights.
-    assert np.array_equal(
-        values, expected(tmp_path, backbone, np.where(fewer, weights, np.float32(0)), fewer, 3)[fewer]
-    )
-
-
-def test_a_client_that_is_not_good_enough_prunes_nothing(tmp_path: Path, backbone, heads: tuple[Head, Head]) -> None:
-    first, now = heads
-    frozen = TailWeights(backbone).read()
-    run = RUN.model_copy(update={"lottery_accuracy": 0.9, "validation_fraction": 0.2})
-    message = training(pack_everything(frozen, first, BASE), now, 1)
-    before = unpack_evaluation(ask(tmp_path, message, EVALUATE, run).content)
-    assert before.holds is None, "a question gives nobody a mask"
-    assert before.examples == 6
-    assert before.metrics["accuracy"] < 0.9
-    update = update_of(ask(tmp_path, message, run=run))
-    kept, _ = unpack_ticket(update.payload, len(frozen) + 1290, 1, 0, BASE)
-    assert kept.all()
-    assert unpack_evaluation(ask(tmp_path, message, EVALUATE, run).content).holds == update.holds == mask_digest(kept)
-
-
-def test_a_client_that_lost_its_mask_says_so_and_starts_from_all_weights(
-    tmp_path: Path, backbone, heads: tuple[Head, Head]
-) -> None:
-    first, now = heads
-    frozen = TailWeights(backbone).read()
-    everything = training(pack_everything(frozen, first, BASE), now, 1)
-    before = update_of(ask(tmp_path, everything))
-    weights = join_weights(frozen, now)
-    kept, _ = unpack_ticket(before.payload, len(weights), 1, 0, BASE)
-    # Another mask than its own, as after a reply that was lost: it does not guess.
-    other = kept.copy()
-    other[-1] = False
-    refusal = ask(tmp_path, training(pack_kept(weights, other, BASE), None, 2))
-    assert refusal.error.reason.startswith(WrongModel.__name__)
-
-    (path,) = (tmp_path / "cache" / "tickets").iterdir()
-    for loss in (lambda: path.write_bytes(b"damaged"), path.unlink):
-        loss()
-        assert unpack_hello(ask(tmp_path, RecordDict(), HELLO).content).holds is None
-        refusal = ask(tmp_path, training(pack_kept(weights, kept, BASE), None, 2))
-        assert refusal.error.reason.startswith(WrongModel.__name__)
-        assert update_of(ask(tmp_path, everything)).payload == before.payload
-    # All weights under a mask that it does not remember having: the head to go back to is missing.
-    path.unlink()
-    refusal = ask(tmp_path, training(pack_kept(weights, np.ones(len(weights), np.bool_), BASE), None, 2))
-    assert refusal.error.reason.startswith(WrongModel.__name__)
-    # A file system that takes nothing costs bytes in the next round, no more.
-    (tmp_path / "cache" / "tickets").rmdir()
-    (tmp_path / "cache" / "tickets").write_text("in the way")
-    update = update_of(ask(tmp_path, everything))
-    assert update.payload == before.payload
-    assert update.holds is None
 
 
 # -- all of it
@@ -477,4 +281,4 @@ def test_wrong_values_are_named() -> None:
     ]:
         with pytest.raises(ConfigError, match=part):
             parse_run_config(values)
-    assert parse_run_config({"method": "lotteryfl", "density": 1}).density == 1
+    assert parse_run_config({"method": "lotteryfl", "density": 1})[DensitySection].density == 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.models import Masks, SampledMask
+from common.models.masking import Masks, SampledMask
 from common.models.remember_bits import RememberBits
 
 

@@ -7,12 +7,10 @@ import pytest
 import torch
 
 from common.errors import ModelError
-from common.models import (
-    InputSpec,
-    load_backbone,
-    preprocess,
-)
+from common.models.backbone import load_backbone
+from common.models.input_spec import InputSpec
 from common.models.letters import build_letters_vit, find_letters_weights
+from common.models.preprocess import preprocess
 
 
 @pytest.fixture(scope="module")

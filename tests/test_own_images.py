@@ -87,7 +87,7 @@ def test_what_is_held_out_is_not_trained_on_and_stays_the_same(sites: Path) -> N
     assert not {image.tobytes() for image in held} & {image.tobytes() for image in trained}
     site_images.cache_clear()
     assert np.array_equal(site_images(run, node, CLASSES, 28).validation[0], held)
-    other = site_images(run.model_copy(update={"seed": 2}), node, CLASSES, 28)
+    other = site_images(run.replace(seed=2), node, CLASSES, 28)
     assert not np.array_equal(other.validation[0], held)
     everything = site_images(RunConfig(), node, CLASSES, 28)
     assert len(everything.training[0]) == 16

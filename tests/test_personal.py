@@ -19,18 +19,21 @@ from common.messages import (
     HEAD,
     HELLO,
     TRAIN,
+    Part,
     Update,
     pack_classes,
-    pack_evaluation,
-    pack_global,
+    pack_model,
     pack_update,
-    unpack_evaluation,
     unpack_update,
 )
 from common.methods.fedavg.payload import unpack_weights, weights_digest
 from common.methods.fedavg.vector import join_weights
-from common.models import Activations, Head, TailWeights, get_head, load_backbone, score
-from common.theta import quantise
+from common.models.accuracy import loss_and_accuracy
+from common.models.activations import Activations
+from common.models.backbone import load_backbone
+from common.models.heads import HEADS, Head
+from common.models.tail_weights import TailWeights
+from common.theta import Version, quantise
 from common.uniforms import stream_seed
 from deltamask_client.app import app
 from deltamask_client.methods.deltamask.training import train_masks
@@ -55,8 +58,8 @@ RUN = RunConfig(
     masked_blocks=1,
     num_server_rounds=5,
     eval_every=2,
-    weight_learning_rate=0.001,
 )
+FEDAVG = RUN.replace(method="fedavg", weight_learning_rate=0.001)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def head(backbone) -> Head:
     images = split.load(split.balanced(60))
     ((_, tokens),) = Activations(backbone, images.images, keep="memory").batches(60)
     features, labels = backbone.unmasked_features(tokens), torch.from_numpy(images.labels)
-    kind = get_head("mean")
+    kind = HEADS["mean"]()
     return kind.combine([(kind.statistics(features, labels, 10), 60)], 10, backbone.features)
 
 
@@ -79,19 +82,20 @@ def node_values(tmp_path: Path, **values: int | str) -> dict[str, int | str]:
     return {"partition-id": 1, "num-partitions": 4, "cache-dir": str(tmp_path / "cache")} | values
 
 
-def train(tmp_path: Path, run: RunConfig, arrays: bytes, head: Head, server_round: int = 2, **values: str) -> Update:
+def train(tmp_path: Path, run: RunConfig, model: bytes, head: Head, server_round: int = 2, **values: str) -> Update:
     content = pack_classes(tuple("0123456789"))
-    content["arrays"] = pack_global(arrays, head)
+    name = "theta" if run.method.name == "deltamask" else "weights"
+    content["parts"] = pack_model({name: model, "head": head.to_bytes()})
     content["round"] = ConfigRecord({"round": server_round, "slot": 0})
     message = Message(content, dst_node_id=1, message_type=TRAIN)
     message.metadata.__dict__["_message_id"] = "m"
     context = Context(0, 0, node_values(tmp_path, **values), RecordDict(), run.as_dict())
-    return unpack_update(app(message, context).content, 10**7, with_personal=True)
+    return unpack_update(app(message, context).content, {"payload": Part(10**7)}, with_personal=True)
 
 
 def own_test_images(run: RunConfig, backbone, own: set[int]) -> tuple[Activations, np.ndarray]:
     split = open_split("digits", "test", 8, Path("unused"))
-    images = split.load(split.balanced(run.test_limit))
+    images = split.load(split.balanced(run.data.test_limit))
     wanted = np.array([label in own for label in images.labels])
     return Activations(backbone, images.images[wanted], keep="memory"), images.labels[wanted]
 
@@ -102,12 +106,12 @@ def site_of(tmp_path: Path, run: RunConfig):
 
 
 def test_fedavg_clients_test_the_weights_they_send(tmp_path: Path, backbone, head: Head) -> None:
-    run = RUN.model_copy(update={"method": "fedavg"})
+    run = FEDAVG
     tail = TailWeights(backbone)
     frozen = tail.read()
     base = weights_digest(join_weights(frozen, head))
     update = train(tmp_path, run, frozen.tobytes(), head)
-    sent = unpack_weights(update.payload, tail.count + 10 * (backbone.features + 1), 2, 0, base)
+    sent = unpack_weights(update.parts["payload"], tail.count + 10 * (backbone.features + 1), 2, 0, base)
     trained, rest = np.split(sent, [tail.count])
 
     own = set(site_of(tmp_path, run)[0].labels.tolist())
@@ -116,16 +120,16 @@ def test_fedavg_clients_test_the_weights_they_send(tmp_path: Path, backbone, hea
     assert len(labels) == 24
     with tail.borrowed(trained):
         local_head = Head.from_bytes(rest.tobytes(), 10, backbone.features)
-        expected = score(backbone.tail, local_head, activations, labels, 250)[1]
+        expected = loss_and_accuracy(backbone.tail, local_head, activations, labels, 250)[1]
     with tail.borrowed(frozen):
-        before = score(backbone.tail, head, activations, labels, 250)[1]
+        before = loss_and_accuracy(backbone.tail, head, activations, labels, 250)[1]
     assert update.metrics["personal"] == expected != before
     assert update.metrics["tested"] == 24
 
 
 def test_deltamask_clients_test_the_weights_times_their_theta(tmp_path: Path, backbone, head: Head) -> None:
     theta = np.full(backbone.masks.d, quantise(0.95))
-    update = train(tmp_path, RUN, join_chain([pack_quantised(theta, backbone.masks.segments)]), head)
+    update = train(tmp_path, RUN, join_chain([pack_quantised(Version(theta), backbone.masks.segments)]), head)
     site, config = site_of(tmp_path, RUN)
     result = train_masks(
         backbone,
@@ -133,18 +137,18 @@ def test_deltamask_clients_test_the_weights_times_their_theta(tmp_path: Path, ba
         site.activations,
         site.labels,
         theta,
-        recipe_of(RUN, config, RUN.learning_rate),
-        seed=stream_seed(RUN.seed, 2, 1, "train"),
+        recipe_of(RUN, config, 0.1),
+        seed=stream_seed(RUN.rounds.seed, 2, 1, "train"),
     )
     activations, labels = own_test_images(RUN, backbone, set(site.labels.tolist()))
     backbone.masks.set_multiplier(torch.from_numpy(result.theta))
-    assert update.metrics["personal"] == score(backbone.tail, head, activations, labels, 250)[1] > 0.5
+    assert update.metrics["personal"] == loss_and_accuracy(backbone.tail, head, activations, labels, 250)[1] > 0.5
     backbone.masks.unmask()
-    assert update.metrics["personal"] != score(backbone.tail, head, activations, labels, 250)[1]
+    assert update.metrics["personal"] != loss_and_accuracy(backbone.tail, head, activations, labels, 250)[1]
 
 
 def test_nothing_is_tested_where_it_was_not_asked_or_is_not_the_clients(tmp_path: Path, backbone, head: Head) -> None:
-    run = RUN.model_copy(update={"method": "fedavg"})
+    run = FEDAVG
     frozen = TailWeights(backbone).read().tobytes()
     assert {n for n in range(1, 6) if run.evaluates(n)} == {2, 4, 5}
     tested = train(tmp_path, run, frozen, head)
@@ -152,10 +156,12 @@ def test_nothing_is_tested_where_it_was_not_asked_or_is_not_the_clients(tmp_path
     files = set((tmp_path / "cache").glob("*.npy"))
     assert len(files) == 2, "activations of the training images, and of the test images"
 
-    without = run.model_copy(update={"personal_test": False})
+    without = run.replace(personal_test=False)
     for update in (train(tmp_path, run, frozen, head, 3), train(tmp_path, without, frozen, head)):
         assert set(update.metrics) == set(METRICS)
-    assert train(tmp_path, without, frozen, head).payload == tested.payload, "the test leaves no trace in training"
+    assert train(tmp_path, without, frozen, head).parts["payload"] == tested.parts["payload"], (
+        "the test leaves no trace in training"
+    )
     assert "personal" in train(tmp_path, run, frozen, head, 5).metrics
     assert set((tmp_path / "cache").glob("*.npy")) == files
 
@@ -165,7 +171,7 @@ def test_nothing_is_tested_where_it_was_not_asked_or_is_not_the_clients(tmp_path
 
 
 def test_a_client_without_test_images_of_its_classes_has_no_figure(tmp_path: Path, backbone, head: Head) -> None:
-    run = RUN.model_copy(update={"method": "fedavg", "test_limit": 1})  # one image, of class 0
+    run = FEDAVG.replace(test_limit=1)  # one image, of class 0
     own = set(site_of(tmp_path, run)[0].labels.tolist())
     assert 0 not in own
     assert "personal" not in train(tmp_path, run, TailWeights(backbone).read().tobytes(), head).metrics
@@ -182,7 +188,7 @@ def test_a_test_class_that_the_run_has_not_keeps_the_client_out(tmp_path: Path) 
         return app(message, Context(0, 0, node_values(tmp_path), RecordDict(), run.as_dict()))
 
     assert hello(run).error.reason.startswith("DataError")
-    assert not hello(run.model_copy(update={"personal_test": False})).has_error()
+    assert not hello(run.replace(personal_test=False)).has_error()
 
 
 # -- what the server makes of it
@@ -193,7 +199,7 @@ GOOD = {"personal": 0.75, "tested": 24}
 def reporting(**values: object) -> Change:
     """The honest update, with more metrics."""
     return lambda content, message: [
-        RecordDict({"update": content["update"], "metrics": MetricRecord({**METRICS, **values})})
+        RecordDict({"parts": content["parts"], "metrics": MetricRecord({**METRICS, **values})})
     ]
 
 
@@ -235,9 +241,9 @@ def test_figures_nobody_asked_for_are_refused() -> None:
     nodes = {0: node(0), 1: node(1), 2: node(2, reporting(**GOOD), kind=HEAD)}
     assert heads.fit_head(MemoryGrid(nodes), timeout=0.3).failures == {2: "wrong-format"}
     with pytest.raises(WrongFormat):
-        unpack_evaluation(pack_evaluation(METRICS | GOOD))
+        unpack_update(pack_update({}, METRICS | GOOD), {}, least_examples=0)
     with pytest.raises(WrongFormat):
-        unpack_update(pack_update(b"x", METRICS | GOOD), 10)
+        unpack_update(pack_update({"payload": b"x"}, METRICS | GOOD), {"payload": Part(10)})
 
 
 def test_figures_are_those_of_validation() -> None:
@@ -271,7 +277,8 @@ def test_a_person_reads_the_mean(tmp_path: Path) -> None:
 def test_a_whole_run(tmp_path: Path, method: str) -> None:
     config = {"method": method, "personal-test": True, "train-limit": 120, "test-limit": 100, "local-epochs": 1}
     config |= {"num-server-rounds": 3, "eval-every": 2, "head-epochs": 20, "masked-blocks": 1, "seed": 5}
-    config |= {"partitioner": "pathological", "classes-per-client": 3, "weight-learning-rate": 0.001}
+    config |= {"partitioner": "pathological", "classes-per-client": 3}
+    config |= {"weight-learning-rate": 0.001} if method == "fedavg" else {}
     nodes = [{"partition-id": number, "num-partitions": 2} for number in range(2)]
     results = run_in_process(tmp_path, config, nodes)
     assert results["status"] == "completed"

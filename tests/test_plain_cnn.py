@@ -18,10 +18,12 @@ from typer.testing import CliRunner
 
 from common.config.run import parse_run_config
 from common.errors import ConfigError, ModelError
-from common.models import Activations, Masks, load_backbone, preprocess
-from common.models.backbone import build_parts
+from common.models.activations import Activations
+from common.models.backbone import build_parts, load_backbone
 from common.models.families import split_model
 from common.models.kaiming import kaiming_uniform
+from common.models.masking import Masks
+from common.models.preprocess import preprocess
 from common.models.presets import PLAIN, parse_name
 from common.uniforms import stream_key, uniforms
 from deltamask_server.tools.cli import app
@@ -244,6 +246,6 @@ def test_outline_and_name(name: str) -> None:
 
 
 def test_the_config_takes_all_blocks_and_not_fewer_than_none() -> None:
-    assert parse_run_config({"backbone": "conv4", "masked-blocks": 0}).masked_blocks == 0
+    assert parse_run_config({"backbone": "conv4", "masked-blocks": 0}).backbone.masked_blocks == 0
     with pytest.raises(ConfigError, match="masked-blocks = -1"):
         parse_run_config({"masked-blocks": -1})

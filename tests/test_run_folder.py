@@ -10,14 +10,17 @@ import pytest
 import torch
 from flwr.app import MetricRecord
 from safetensors import safe_open
+from typer.testing import CliRunner
 
 from common.config.run import RunConfig
-from common.models import Head
+from common.models.heads import Head
 from common.theta import theta_digest
 from deltamask_server.console import round_line, summary
+from deltamask_server.results_file import read_results
 from deltamask_server.rounds import RoundReport
 from deltamask_server.run_folder import RunFolder
 from deltamask_server.tally import Tally
+from deltamask_server.tools.cli import app
 from deltamask_server.tools.watch import follow
 
 THETA = np.arange(1, 81, dtype=np.uint16) * 800
@@ -44,7 +47,8 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def test_results_follow_the_contract(folder: RunFolder) -> None:
     folder.add_round(report(1))
-    results = json.loads((folder.path / "results.json").read_text())
+    assert json.loads((folder.path / "results.json").read_text())["rounds"] == [], "they come when the run ends"
+    results = read_results(folder.path)
     assert results["status"] == "running"
     assert results["model"]["name"] == "letters-vit"
     assert results["model"]["masked_parameters"] == 80
@@ -59,6 +63,16 @@ def test_results_follow_the_contract(folder: RunFolder) -> None:
     assert entry["clients"] == {"asked": 3, "ok": 2, "failed": {"checksum": 1}, "failed_clients": {"1": "checksum"}}
     assert entry["digest"] == theta_digest(THETA).hex()
     assert [json.loads(line) for line in (folder.path / "rounds.jsonl").read_text().splitlines()] == [entry]
+
+
+def test_a_run_that_was_cut_off_has_every_round_that_it_finished(folder: RunFolder) -> None:
+    entries = [folder.add_round(report(number)) for number in (1, 2)]
+    with (folder.path / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 3, "accura')  # the machine went down here
+    assert read_results(folder.path)["rounds"] == entries
+    folder.finish("failed", "cut off")
+    assert json.loads((folder.path / "results.json").read_text()) == folder.results
+    assert read_results(folder.path)["rounds"] == entries
 
 
 def test_latest_points_to_the_newest_run(folder: RunFolder) -> None:
@@ -101,6 +115,7 @@ def test_a_round_without_evaluation_is_shown_and_summed_up_by_the_last_that_has_
 
 
 def test_a_method_with_one_form_of_its_model_is_summed_up_by_it(folder: RunFolder) -> None:
+    folder.results["config"] = RunConfig(method="fedavg").as_dict()
     entry = folder.add_round(replace(report(1), evaluation=MetricRecord({"mean": 0.75})))
     assert round_line(entry).split()[:4] == ["1", "0.7500", "-", "-"]
     assert "linear probe 0.5000 -> mean of weights 0.7500, 50 % fewer errors" in summary(folder.results, folder.path)
@@ -120,6 +135,20 @@ def test_a_run_that_ends_while_one_asks_about_it_is_no_failure(folder: RunFolder
         return True
 
     assert follow(folder.path, has_ended) is True
+
+
+def test_the_command_watch_ends_with_the_run(folder: RunFolder) -> None:
+    folder.add_round(report(1, 0.75))
+    folder.finish("completed")
+    done = CliRunner().invoke(app, ["watch", str(folder.path.parent / "latest")])
+    assert done.exit_code == 0
+    assert "linear probe: accuracy 0.5000" in done.stdout
+    assert "linear probe 0.5000 -> mean mask 0.7500" in done.stdout
+    folder.finish("failed", "too few clients")
+    assert CliRunner().invoke(app, ["watch", str(folder.path)]).exit_code == 1
+    nothing = CliRunner().invoke(app, ["watch", str(folder.path.parent)])
+    assert nothing.exit_code == 2
+    assert nothing.stderr == f"Error: no run at {folder.path.parent}: start one, or name its folder\n"
 
 
 def test_tally_counts_each_client_once() -> None:

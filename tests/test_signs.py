@@ -13,8 +13,11 @@ from common.errors import ChecksumMismatch, PayloadError, TruncatedPayload, Wron
 from common.methods.hidenseek.sign_network import SignNetwork, network_segments, network_weights
 from common.methods.hidenseek.signs import SIGNS, SignState, encode_signs, initial_scores, on_grid, positive_signs
 from common.methods.hidenseek.subnetwork import Subnetwork
-from common.models import Activations, Head, SignMask, load_backbone
+from common.models.activations import Activations
+from common.models.backbone import load_backbone
+from common.models.heads import Head
 from common.models.heads.random_head import RandomHead
+from common.models.masking import SignMask
 from common.wire import read_header
 from deltamask_client.epochs import Recipe
 from deltamask_client.methods.hidenseek.training import train_signs

@@ -12,10 +12,10 @@ from common.aggregation.beta import empty_posterior, fold, mode
 from common.codecs import SharedState, get_codec
 from common.downlink import apply_chain
 from common.errors import RoundError, WrongModel
-from common.messages import HELLO, Hello, pack_hello, pack_update, unpack_model, unpack_round
+from common.messages import HELLO, Hello, pack_hello, pack_update
 from common.theta import Version, quantise, theta_digest
 from tests.conftest import local_step
-from tests.federation import CLASSES, DIGEST, FEATURES, METRICS, MODEL, SEED, SEGMENTS, D, node, run_rounds, strategy
+from tests.federation import CLASSES, DIGEST, FEATURES, METRICS, SEED, SEGMENTS, D, node, run_rounds, strategy
 from tests.grid import MemoryGrid, Node, answer
 
 
@@ -110,22 +110,22 @@ class Keepers:
         def handle(message: Message) -> list[Message]:
             if message.metadata.message_type == HELLO:
                 return [answer(message, pack_hello(Hello(client, DIGEST, D)))]
-            server_round, slot = unpack_round(message.content)
+            server_round, slot = (int(message.content["round"][key]) for key in ("round", "slot"))
             if (client, server_round) == self.forgets:
                 self.held.pop(client)  # its disk is gone
-            parts = unpack_model(message.content, MODEL)
+            parts = message.content.array_records["parts"]
             if "head" in parts:
                 self.got_head.append((client, server_round))
             try:
-                version = apply_chain(parts["theta"], self.held.get(client), D, SEED, SEGMENTS)
+                version = apply_chain(parts["theta"].data, self.held.get(client), D, SEED, SEGMENTS)
             except WrongModel:
                 return [answer(message, Error(2, "WrongModel"))]
-            self.held[client] = version
-            shared = SharedState.of(version, SEED, server_round, slot, SEGMENTS)
-            reply = {"payload": get_codec(self.codec).encode(local_step(version.theta, seed=client), shared)}
-            if server_round > self.frozen_head_rounds:
-                reply["head"] = np.full(CLASSES * (FEATURES + 1), client + server_round, "<f4").tobytes()
-            return [answer(message, pack_update(reply, METRICS, version.digest))]
+            self.held[client], theta = version, version.theta
+            shared = SharedState(theta, SEED, server_round, slot, SEGMENTS)
+            payload = get_codec(self.codec).encode(local_step(theta, seed=client), shared)
+            trained = np.full(CLASSES * (FEATURES + 1), client + server_round, "<f4").tobytes()
+            head = {"head": trained} if server_round > self.frozen_head_rounds else {}
+            return [answer(message, pack_update({"payload": payload, **head}, METRICS, version.digest))]
 
         return handle
 
@@ -139,7 +139,7 @@ def test_clients_are_sent_what_they_lack_and_one_that_lost_it_gets_everything() 
     sizes = [report.downlink_bytes for report in reports]
     assert sizes[2][1] > sizes[2][0] == sizes[2][2]
     assert len(set(sizes[3].values())) == 1
-    assert all(np.array_equal(version.theta, reports[2].theta) for version in keepers.held.values())
+    assert all(np.array_equal(held.theta, reports[2].theta) for held in keepers.held.values())
 
 
 @pytest.mark.parametrize("participation", [1.0, 0.5])
@@ -149,7 +149,7 @@ def test_relay_gives_every_client_the_same_theta_as_exact_in_fewer_bytes(partici
         keepers = Keepers(6, codec="relative")
         reports[form] = run_rounds(strategy(downlink=form, participation=participation), keepers.grid, rounds=5)
         thetas = [theta_digest(report.theta) for report in reports[form]]
-        assert {version.digest for version in keepers.held.values()} <= {theta_digest(strategy().theta), *thetas}
+        assert {held.digest for held in keepers.held.values()} <= {theta_digest(strategy().theta), *thetas}
     exact, relay = reports["exact"], reports["relay"]
     assert all(np.array_equal(ours.theta, theirs.theta) for ours, theirs in zip(exact, relay, strict=True))
     assert not any(report.tally.failures for report in relay)

@@ -9,9 +9,9 @@ from torch import nn
 
 from common.errors import ConfigError, ModelError
 from common.methods.hidenseek.signed_constant import kept_factors, signed_constants
-from common.models import InputSpec
 from common.models.backbone import Parts, build_parts
-from common.models.families import Split
+from common.models.families import ModelSplit
+from common.models.input_spec import InputSpec
 from common.models.maskable import masked_tensors
 from common.models.plain_cnn import kaiming_uniform
 from common.models.presets import PLAIN
@@ -26,7 +26,7 @@ def parts_of(*layers: nn.Module, channels: int = 1, size: int = 1) -> Parts:
     model = nn.Sequential(*layers).requires_grad_(False).eval()
     spec = InputSpec(channels, size, (0.5,) * channels, (0.5,) * channels)
     blocks = tuple((str(i), layer) for i, layer in enumerate(layers))
-    split = Split(nn.Identity(), model, blocks, len(layers), 0)
+    split = ModelSplit(nn.Identity(), model, blocks, len(layers), 0)
     return Parts(model, spec, split, masked_tensors(blocks))
 
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import PayloadError
-from common.methods import METHODS
+from common.methods.fedavg.payload import WEIGHTS as FEDAVG
 from common.methods.fedavg.vector import split_weights
 from common.methods.lotteryfl.downwards import pack_everything, pack_kept, unpack_global_weights
 from common.methods.lotteryfl.ticket import TICKETS, pack_mask, pack_ticket, ticket_bytes, unpack_ticket
-from common.models import Head
+from common.models.heads import Head
 from common.wire import HEADER_BYTES, Header, pack_payload
 from deltamask_client.methods.lotteryfl.pruning import prune
 from deltamask_client.methods.lotteryfl.store import Ticket, TicketStore
@@ -115,7 +115,7 @@ BAD: dict[str, tuple[str, Header, bytes]] = {
     "another round": ("wrong-round", replace(FIELDS, round=2), BITS + VALUES),
     "another slot": ("wrong-slot", replace(FIELDS, slot=0), BITS + VALUES),
     "other weights": ("wrong-model", replace(FIELDS, base_digest=b"otherone"), BITS + VALUES),
-    "method fedavg": ("wrong-format", replace(FIELDS, method=METHODS["fedavg"].number), BITS + VALUES),
+    "method fedavg": ("wrong-format", replace(FIELDS, method=FEDAVG), BITS + VALUES),
     "a codec": ("wrong-format", replace(FIELDS, codec=1), BITS + VALUES),
     "version 2": ("wrong-format", replace(FIELDS, version=2), BITS + VALUES),
 }

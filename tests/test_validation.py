@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.codecs import SharedState, get_codec
-from common.data import hold_out
 from common.downlink import apply_chain
-from common.messages import EVALUATE, TRAIN, pack_update, unpack_classes, unpack_model, unpack_round
+from common.messages import EVALUATE, TRAIN, pack_update, unpack_classes
 from common.theta import Version, theta_digest
+from deltamask_client.hold_out import hold_out
 from deltamask_server.tally import Tally
 from deltamask_server.validation import fairness, validation_entry
 from tests.conftest import local_step
-from tests.federation import METRICS, MODEL, SEED, SEGMENTS, Change, D, node, received, run_rounds, strategy
+from tests.federation import METRICS, SEED, SEGMENTS, Change, D, node, received_theta, run_rounds, strategy
 from tests.grid import MemoryGrid, Node, answer
 
 
@@ -78,7 +78,7 @@ class Sites:
         def handle(message: Message) -> list[Message]:
             if message.metadata.message_type == EVALUATE:
                 content: RecordDict = pack_update({}, METRICS | {"accuracy": 0.5 + client / 10})
-                self.evaluated.append((client, received(message).digest))
+                self.evaluated.append((client, theta_digest(received_theta(message))))
                 if self.change and client == 0:
                     return [answer(message, reply) for reply in self.change(content, message)]
                 return [answer(message, content)]
@@ -122,14 +122,16 @@ def test_theta_that_a_client_kept_from_an_evaluation_is_not_sent_again() -> None
             kind = message.metadata.message_type
             if kind not in (TRAIN, EVALUATE):
                 return honest(message)
-            chain = unpack_model(message.content, MODEL)["theta"]
+            chain = message.content.array_records["parts"]["theta"].data
             version = held[client] = apply_chain(chain, held.get(client), D, SEED, SEGMENTS)
+            theta = version.theta
             sizes.append((kind, len(chain)))
             if kind == EVALUATE:
-                return [answer(message, pack_update({}, METRICS, version.digest))]
-            shared = SharedState(version.theta, SEED, *unpack_round(message.content))
-            payload = get_codec("fuse8").encode(local_step(version.theta, seed=client), shared)
-            return [answer(message, pack_update({"payload": payload}, METRICS, version.digest))]
+                return [answer(message, pack_update({}, METRICS, theta_digest(theta)))]
+            order = message.content["round"]
+            shared = SharedState(theta, SEED, int(order["round"]), int(order["slot"]))
+            payload = get_codec("fuse8").encode(local_step(theta, seed=client), shared)
+            return [answer(message, pack_update({"payload": payload}, METRICS, theta_digest(theta)))]
 
         return handle
 

@@ -14,7 +14,8 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from common.errors import ModelError
-from common.models import load_backbone, weights
+from common.models import weight_files
+from common.models.backbone import load_backbone
 
 REPOSITORY = "timm/test_vit.r160_in1k"
 
@@ -47,7 +48,7 @@ def saved(tmp_path: Path) -> Path:
 )
 @pytest.mark.parametrize("how", ["switched off", "unreachable"])
 def test_without_a_network_the_error_names_the_file(monkeypatch, no_cache, name: str, file: str, how: str) -> None:
-    monkeypatch.setattr(weights, "hf_hub_download", forbidden)
+    monkeypatch.setattr(weight_files, "hf_hub_download", forbidden)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", how == "switched off")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # bound and not listening: refused
@@ -58,9 +59,9 @@ def test_without_a_network_the_error_names_the_file(monkeypatch, no_cache, name:
 
 
 def test_a_hub_that_takes_the_call_and_says_nothing_is_not_waited_for(monkeypatch, no_cache) -> None:
-    monkeypatch.setattr(weights, "hf_hub_download", forbidden)
+    monkeypatch.setattr(weight_files, "hf_hub_download", forbidden)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(weights, "_KNOCK_SECONDS", 0.2)
+    monkeypatch.setattr(weight_files, "_KNOCK_SECONDS", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -78,7 +79,7 @@ def test_a_hub_that_answers_is_asked_for_the_file(monkeypatch, no_cache, saved: 
             pass
 
     asked = []
-    monkeypatch.setattr(weights, "hf_hub_download", lambda *args: asked.append(args) or str(saved))
+    monkeypatch.setattr(weight_files, "hf_hub_download", lambda *args: asked.append(args) or str(saved))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     server = HTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -91,7 +92,7 @@ def test_a_hub_that_answers_is_asked_for_the_file(monkeypatch, no_cache, saved: 
 
 
 def test_what_the_cache_holds_needs_no_network(monkeypatch, no_cache: Path, saved: Path) -> None:
-    monkeypatch.setattr(weights, "hf_hub_download", forbidden)
+    monkeypatch.setattr(weight_files, "hf_hub_download", forbidden)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     folder = no_cache / "models--timm--test_vit.r160_in1k"
     for name, content in (("refs/main", b"abc"), ("snapshots/abc/model.safetensors", saved.read_bytes())):

@@ -48,7 +48,8 @@ class Bitmap(Codec):
         mask = shared.local_mask(theta_local)
         lengths = _lengths(shared)
         ones = _ones(mask, lengths)
-        # The nearest share; a layer of ones only keeps the largest one.
+        # Each layer's share of ones, rounded to the grid. A share of exactly 1 is not on it: the grid's largest value
+        # stands for it.
         shares = np.minimum(((ones << (_SHARE_BITS + 1)) + lengths) // (2 * lengths), (1 << _SHARE_BITS) - 1)
         stack = BitStack()
         stack.push_runs(mask.view(np.uint8), lengths, _numerators(shares))

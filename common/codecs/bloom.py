@@ -24,6 +24,7 @@ from common.codecs.fuse import check_matches
 from common.codecs.parallel import for_each, split
 from common.codecs.state import SharedState
 from common.errors import BadGeometry, EncodeError, ImplausibleDelta, TruncatedPayload
+from common.splitmix import GOLDEN, mix
 
 __all__ = ["Bloom"]
 
@@ -110,8 +111,9 @@ def _read(n: int, body: bytes) -> tuple[int, int, NDArray[np.uint8], int]:
     size = _bits(n, hashes)
     if not 1 <= hashes <= _MOST_HASHES or size > _MOST_BITS or len(table) != -(-size // 8):
         raise BadGeometry(f"{len(table)} bytes of filter for {n} keys and {hashes} hashes")
-    # Random keys set half of the bits, with a spread of less than sqrt(size) / 2: six times that is no filter of n
-    # keys, and would match too much. A small filter is told by what n keys can set at most.
+    # n random keys set half of the bits, with a standard deviation below sqrt(size) / 2. A filter with six deviations
+    # more was not made of n keys, and would match too many positions. Of a small filter the number of bits that n keys
+    # can set at all is the tighter limit.
     ones = int(np.bitwise_count(table).sum())
     if ones > min(n * hashes, size / 2 + 3 * math.sqrt(size) + 8):
         raise ImplausibleDelta(f"{ones} of {size} bits are set by {n} keys and {hashes} hashes")
@@ -123,22 +125,15 @@ def _bits(n: int, hashes: int) -> int:
     return max(8, (n * hashes * _PER_KEY >> 16) + 1)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _mix(key: Any) -> Any:  # pragma: no cover - compiled
-    """SplitMix64's finaliser; its two halves are the two hashes that the others are made of (Kirsch, Mitzenmacher
-    2006).
-    """
-    h = key + np.uint64(0x9E3779B97F4A7C15)
-    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return h ^ (h >> np.uint64(31))
+# The two halves of SplitMix64's first output word for a position are the two hashes that the others are made of
+# (Kirsch, Mitzenmacher 2006).
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _insert(keys: Any, table: Any, size: Any, hashes: Any) -> None:  # pragma: no cover - compiled
     low32, u32 = np.uint64(0xFFFFFFFF), np.uint64(32)
     for key in keys:
-        h = _mix(key)
+        h = mix(key + GOLDEN)
         at, step = h & low32, (h >> u32) | np.uint64(1)
         for _ in range(hashes):
             bit = (at * size) >> u32
@@ -150,7 +145,7 @@ def _insert(keys: Any, table: Any, size: Any, hashes: Any) -> None:  # pragma: n
 def _contains(start: Any, out: Any, table: Any, size: Any, hashes: Any) -> None:  # pragma: no cover - compiled
     low32, u32 = np.uint64(0xFFFFFFFF), np.uint64(32)
     for i in range(out.size):
-        h = _mix(start + np.uint64(i))
+        h = mix(start + np.uint64(i) + GOLDEN)
         at, step = h & low32, (h >> u32) | np.uint64(1)
         found = True
         for _ in range(hashes):

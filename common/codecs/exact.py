@@ -163,7 +163,8 @@ def _choose_layout(totals: NDArray[np.int64], flipped: NDArray[np.int64], d: int
     cheaper by a little: so the size stays close to the entropy that the payload itself names.
     """
     best: Layout | None = None
-    least = entropy_fixed(np.array([d]), flipped.sum(keepdims=True)) - (16 << FRACTION)  # reach is 16 bits more
+    # The plain code is 16 bits shorter than its entropy and a table would be: it does not send the reach.
+    least = entropy_fixed(np.array([d]), flipped.sum(keepdims=True)) - (16 << FRACTION)
     for layout in LAYOUTS:
         total, hits = join_cells(totals, layout), join_cells(flipped, layout)
         codes = _codes(total, hits)
@@ -184,8 +185,8 @@ def _codes(total: NDArray[np.int64], hits: NDArray[np.int64]) -> NDArray[np.int6
 
 
 def _differences(codes: NDArray[np.int64], present: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Codes of the contexts that have positions, each against its neighbour: the step of distance before it, or the row
-    above it for the first of a row.
+    """Codes of the contexts that have positions, as differences modulo `_CODES`. A context is compared with the one
+    before it in its row (the next smaller step of distance), the first of a row with the first of the row above.
     """
     row = np.nonzero(present)[0]
     listed = codes[present]
@@ -201,7 +202,8 @@ def _from_differences(differences: NDArray[np.int64], present: NDArray[np.bool_]
     codes = np.full(present.shape, _NEVER, dtype=np.int64)
     row = np.nonzero(present)[0]
     first = np.diff(row, prepend=-1) != 0
-    # The first of each row adds up along the rows, the others within their row.
+    # The first code of a row is a running sum over the first codes of all rows so far; the others are running sums from
+    # the first code of their own row.
     heads = _START + np.cumsum(differences[first])
     along = np.cumsum(np.where(first, 0, differences))
     place = np.cumsum(first) - 1

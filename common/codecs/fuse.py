@@ -199,7 +199,8 @@ class FuseCodec(DeltaCodec):
             size += _THRESHOLD.size
         length = 1 << min(log2_length & ~_CANDIDATES, 63)
         fingerprints = check_geometry(n, length, segment_count)
-        # n fingerprints are random and do not compress: what is shorter holds fewer, and would only cost us memory.
+        # Fingerprints are random and do not compress, so a shorter image cannot hold n of them: it is refused before
+        # memory is taken for the filter.
         if 8 * (len(body) - size) < n * self.bits:
             raise ImplausibleDelta(f"an image of {len(body) - size} bytes for {n} fingerprints of {self.bits} bits")
         return _Front(seed, length, segment_count, threshold, fingerprints, size)

@@ -1,9 +1,9 @@
-"""The keys that peeling set aside: values for slots of no key, so that these keys' equations hold too.
+"""The keys that peeling could not place: they are solved for with the slots that no peeled key determines.
 
-Every key says that its three slots add up (xor) to its fingerprint. Peeled keys each determine one slot by others; what
-is left are free slots, an eighth of all, whose values any choice may have. Written in free slots alone, the k equations
-set aside are a system of k rows, of which k independent columns have to be found: some thousand are candidates, so
-there are, unless two keys share all three slots, or a place has more keys than slots.
+Every key is an equation: the xor of its three slots is its fingerprint. A peeled key determines one slot from the two
+others. About an eighth of all slots is determined by no key and is free to choose. Expressed in free slots alone, the k
+equations set aside are a linear system of k rows, and k independent columns among some thousand free slots solve it.
+They exist unless two keys share all three slots, or some set of keys has fewer slots than keys.
 """
 
 from __future__ import annotations

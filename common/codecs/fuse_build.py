@@ -24,6 +24,7 @@ from common.codecs.fuse_aside import solve_aside
 from common.codecs.fuse_geometry import TIGHT_KEYS, reference_geometry, tight_geometry
 from common.codecs.fuse_hash import fingerprint_of, hash_of, slots_of
 from common.errors import EncodeError
+from common.splitmix import words
 
 __all__ = ["MOST_ASIDE", "build_fingerprints", "peel", "try_seed"]
 
@@ -33,8 +34,6 @@ _TIGHT_SEEDS = 16
 MOST_ASIDE = 256
 """More are needed by one filter in a thousand, and the work grows with them."""
 _GROWTHS_PERCENT = (100, 105, 110, 120, 150, 200, 400)
-_GOLDEN = 0x9E3779B97F4A7C15
-_WORD = (1 << 64) - 1
 
 
 def build_fingerprints(keys: NDArray[np.uint64], bits: int) -> tuple[int, int, int, NDArray[Any]]:
@@ -63,8 +62,8 @@ def build_fingerprints(keys: NDArray[np.uint64], bits: int) -> tuple[int, int, i
     if n >= TIGHT_KEYS:
         plans.insert(0, (*tight_geometry(n), MOST_ASIDE, _TIGHT_SEEDS))
     for length, count, most_aside, seeds in plans:
-        for attempt in range(seeds):
-            seed = _seed(attempt)
+        # Which seeds are tried is part of the format, since equal input must give equal bytes.
+        for seed in words(0, 0, seeds).tolist():
             fingerprints = try_seed(keys, bits, seed, length, count, most_aside)
             if fingerprints is not None:
                 return seed, length, count, fingerprints
@@ -91,7 +90,8 @@ def try_seed(
     sides = np.uint64(length), np.uint64(count * length)
     fingerprints = np.zeros((count + 2) * length, dtype=f"<u{bits // 8}")
     if len(aside):
-        # No key set aside has a slot that was peeled before, and neither has a key peeled later.
+        # Slots that were peeled before the first key was set aside occur neither in the keys set aside nor in the keys
+        # peeled later: only the later ones matter for solving.
         later = slots[before:], hashes[before:]
         _fill(*later, *sides, fingerprints)
         if not solve_aside(*later, aside, *sides, fingerprints):
@@ -116,16 +116,6 @@ def peel(
         ordered, ends, np.uint64(length), np.uint64(count * length), (count + 2) * length, most_aside
     )
     return slots, hashes, aside, before
-
-
-def _seed(attempt: int) -> int:
-    """SplitMix64's output number ``attempt``: which seeds are tried is part of the format, since equal input must give
-    equal bytes.
-    """
-    z = (attempt + 1) * _GOLDEN & _WORD
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _WORD
-    return z ^ (z >> 31)
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -156,7 +146,7 @@ def _hash_in_order(keys: Any, seed: Any) -> Any:  # pragma: no cover - compiled
 def _peel(  # pragma: no cover - compiled
     ordered: Any, ends: Any, length: Any, count_length: Any, size: Any, most_aside: Any
 ) -> Any:
-    """What `peel` returns, for what `_hash_in_order` does and the number of slots."""
+    """Peel the hashes that `_hash_in_order` returns, in ``size`` slots; returns what `peel` does."""
     one = np.uint8(1)
     # A slot keeps how many keys it has and the xor of their hashes: with one key left, that is its hash. Distinct keys
     # have distinct hashes, two or three of them a slot: eight bits are enough, and half the time of 32.
@@ -165,8 +155,9 @@ def _peel(  # pragma: no cover - compiled
         for slot in slots_of(h, length, count_length):
             count[slot] += one
             folded[slot] ^= h
-    # A slot enters the queue when it falls to one key, which happens once: the queue never outgrows the slots. What
-    # does not enter is written behind its end and overwritten, which is faster than to branch.
+    # A slot enters the queue when one key is left in it, which happens once, so the queue never has more entries than
+    # there are slots. Every slot touched is written behind the end of the queue, and the end moves only for those that
+    # enter: that is faster than a branch.
     queue, waiting = np.empty(size + 1, np.uint32), 0
     for slot in range(size):
         queue[waiting] = slot

@@ -96,7 +96,7 @@ class RelativeSection(Section):
 
 
 class _Plan(NamedTuple):
-    """What one choice of the step gives: scales as they are sent, and the number of blocks that follows from them."""
+    """How an update with a certain step would be sent: one scale a layer, and the number of blocks that follows."""
 
     scales: bytes
     blocks: int
@@ -309,7 +309,8 @@ def _fit(
     for trial in range(_MAX_TRIALS):
         if high - low < 2 or (low and (trial > 8 or best[1].blocks >= 0.98 * most)):
             break
-        # KL goes with the square of the step; a few times that guess is good, then halving is safe
+        # KL goes with the square of the step. The first trials use that to guess; later ones halve the interval, which
+        # always ends.
         step = round(step * math.sqrt((most - 0.5) / blocks)) if blocks and trial < 5 else (low + high) // 2
         step = min(max(step, low + 1), high - 1)
         shrunk = np.empty_like(local)

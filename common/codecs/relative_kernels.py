@@ -2,7 +2,7 @@
 machine gets the same bytes.
 
 **Candidates.** Candidate j of a block is the mask ``[u_j < theta]`` with 16-bit uniforms u_j, drawn 64 candidates at a
-time as bit planes: SplitMix64 word ``(16 i + p) G + g`` (counter mode, as in `common.uniforms`) holds bit 15 - p of u
+time as bit planes: SplitMix64 word ``(16 i + p) G + g`` (counter mode, `common.splitmix`) holds bit 15 - p of u
 at position i for candidates ``64 g .. 64 g + 63``; G is the number of such groups. Comparing planes from the top
 decides a lane with probability 1/2 each, so the encoder needs about 7 words for 64 candidates instead of 16, and the
 decoder, which wants one lane, about 2.
@@ -21,6 +21,7 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from common.splitmix import GOLDEN, mix
 from common.theta import ONE
 
 __all__ = [
@@ -60,9 +61,6 @@ MAX_DROP = 1 << 24
 _FIXED_PLANES = 8  # of 16; measured, between 6 and 10
 _RUN = 256  # positions that the decoder treats at a time
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -74,16 +72,6 @@ def _trailing_zeros(context: Any, word: Any) -> Any:  # pragma: no cover - compi
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return numba.uint64(numba.uint64), generate
-
-
-@numba.njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _mix(word: Any) -> Any:  # pragma: no cover - compiled
-    """SplitMix64's output function, as in `common.uniforms`."""
-    word ^= word >> np.uint64(30)
-    word *= _MIX_1
-    word ^= word >> np.uint64(27)
-    word *= _MIX_2
-    return word ^ (word >> np.uint64(31))
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -219,16 +207,16 @@ def choose(
                 gain, p, flip = -gain, ONE - p, _ALL
             expected += (gain * p + 128) >> 8
             bits_of_q = np.uint64(q)
-            base = key + (np.uint64(i) * np.uint64(16 * groups) + np.uint64(1)) * _GOLDEN
+            base = key + (np.uint64(i) * np.uint64(16 * groups) + np.uint64(1)) * GOLDEN
             ones[:] = np.uint64(0)
             open_[:] = _ALL
             # nearly every lane is decided by the first planes: done for all groups without a branch, which the compiler
             # turns into vector code
             for plane in range(_FIXED_PLANES):
                 one = np.uint64(0) - ((bits_of_q >> np.uint64(15 - plane)) & np.uint64(1))
-                row = base + np.uint64(plane * groups) * _GOLDEN
+                row = base + np.uint64(plane * groups) * GOLDEN
                 for g in range(groups):
-                    word = _mix(row + np.uint64(g) * _GOLDEN)
+                    word = mix(row + np.uint64(g) * GOLDEN)
                     ones[g] |= open_[g] & ~word & one
                     open_[g] &= ~(word ^ one)
             for g in range(groups):
@@ -236,7 +224,7 @@ def choose(
                 plane = _FIXED_PLANES
                 while left != np.uint64(0) and plane < 16:
                     one = np.uint64(0) - ((bits_of_q >> np.uint64(15 - plane)) & np.uint64(1))
-                    word = _mix(base + np.uint64(plane * groups + g) * _GOLDEN)
+                    word = mix(base + np.uint64(plane * groups + g) * GOLDEN)
                     below |= left & ~word & one
                     left &= ~(word ^ one)
                     plane += 1
@@ -245,7 +233,7 @@ def choose(
                     weights[(g << 6) + np.int64(_trailing_zeros(rare))] += gain
                     rare &= rare - np.uint64(1)
         out[block] = _pick(
-            weights, (expected + 128) >> 8, _mix(choice_key + np.uint64(first + block + 1) * _GOLDEN), exp2
+            weights, (expected + 128) >> 8, mix(choice_key + np.uint64(first + block + 1) * GOLDEN), exp2
         )
 
 
@@ -314,7 +302,7 @@ def draw(
         bool.
     """
     groups = np.uint64(1 << (bits - 6))
-    stride = groups * _GOLDEN
+    stride = groups * GOLDEN
     step = np.uint64(16) * stride
     one = np.uint64(1)
     undecided = np.empty(_RUN, np.bool_)
@@ -324,15 +312,15 @@ def draw(
         lane, group = np.uint64(indices[block] & 63), np.uint64(indices[block] >> 6)
         while i < block_end:
             size = min(_RUN, block_end - i)
-            first = key + np.uint64(i) * step + (group + one) * _GOLDEN
+            first = key + np.uint64(i) * step + (group + one) * GOLDEN
             # four planes without a branch, as vector code, then one by one where all four equal theta's bits: at one
             # position in 16
             for k in range(size):
                 word = first + np.uint64(k) * step
-                u = ((_mix(word) >> lane) & one) << np.uint64(3)
-                u |= ((_mix(word + stride) >> lane) & one) << np.uint64(2)
-                u |= ((_mix(word + np.uint64(2) * stride) >> lane) & one) << one
-                u |= (_mix(word + np.uint64(3) * stride) >> lane) & one
+                u = ((mix(word) >> lane) & one) << np.uint64(3)
+                u |= ((mix(word + stride) >> lane) & one) << np.uint64(2)
+                u |= ((mix(word + np.uint64(2) * stride) >> lane) & one) << one
+                u |= (mix(word + np.uint64(3) * stride) >> lane) & one
                 top = np.uint64(theta[i + k]) >> np.uint64(12)
                 out[i - begin + k] = u < top
                 undecided[k] = u == top
@@ -342,7 +330,7 @@ def draw(
                     word = first + np.uint64(k) * step + np.uint64(4) * stride
                     for plane in range(4, 16):
                         bit = (q >> np.uint64(15 - plane)) & one
-                        if ((_mix(word) >> lane) & one) != bit:
+                        if ((mix(word) >> lane) & one) != bit:
                             out[i - begin + k] = bit == one
                             break
                         word += stride

@@ -1,7 +1,7 @@
 """The choice of candidates of ``relative`` on a torch device: the same indices as `relative_kernels.choose`.
 
 For clients that train on a GPU (our choice). Everything is 64-bit integer arithmetic modulo 2^64, as in
-`common.uniforms.uniforms_torch`, and sums of integers do not depend on their order, so neither the device nor its
+`common.splitmix_torch`, and sums of integers do not depend on their order, so neither the device nor its
 number of threads shows in a payload. Only the choice runs here: it draws and weighs 2^b candidates a position. What is
 done once a position - divergence, shrinking, block boundaries - takes the compiled loops on the CPU a twentieth of
 their time for the choice, and where a block starts follows from where the one before started.
@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from common.codecs.relative_kernels import EXP2, LOG_ODDS, MAX_DROP, TILT_STEPS
+from common.splitmix import GOLDEN
+from common.splitmix_torch import mix_torch, signed, words_torch
 from common.theta import ONE
 
 __all__ = ["DEVICE_BYTES", "choose_on"]
@@ -31,10 +33,6 @@ their temporaries, counted generously.
 """
 _PART = 1 << 20  # positions looked at for changes at a time
 _FIXED_PLANES = 8  # of 16: after that 64 / 256 of the words have an open lane, and only those go on
-
-_GOLDEN = 0x9E3779B97F4A7C15
-_STEPS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
-"""SplitMix64's output function: shift, then factor."""
 
 
 class _Tables(NamedTuple):
@@ -101,9 +99,7 @@ def choose_on(
                     for values in (where, block, theta[where], local[where])
                 )
                 _add_weights(weights, expected, key, i, b, q, p, tables)
-        random = torch.arange(first + 1, first + count + 1, dtype=torch.int64, device=device)
-        random.mul_(_signed(_GOLDEN)).add_(_signed(choice_key))
-        _mix(random, torch.empty_like(random))
+        random = words_torch(choice_key, first, count, device)
         # a candidate's number is 64 times its group plus its lane
         by_number = weights.permute(1, 2, 0).reshape(count, 64 * groups)
         del weights
@@ -141,21 +137,21 @@ def _add_weights(
 
 def _candidates(key: int, i: torch.Tensor, q: torch.Tensor, groups: int) -> torch.Tensor:
     """Bits of all candidates at the positions: int64 ``(n, groups)``, 64 lanes a word."""
-    base = i[:, None] * _signed(16 * groups * _GOLDEN % 2**64) + _signed(key)
+    base = i[:, None] * signed(16 * groups * int(GOLDEN) % 2**64) + signed(key)
     # (g + 1) G for the groups; torch multiplies modulo 2^64 too
-    steps = torch.arange(1, groups + 1, dtype=torch.int64, device=i.device)[None, :] * _signed(_GOLDEN)
+    steps = torch.arange(1, groups + 1, dtype=torch.int64, device=i.device)[None, :] * signed(int(GOLDEN))
     ones = torch.zeros((len(i), groups), dtype=torch.int64, device=i.device)
     open_ = torch.full_like(ones, -1)
     word, scratch = torch.empty_like(ones), torch.empty_like(ones)
     for plane in range(_FIXED_PLANES):
         torch.add(base + _plane_offset(plane, groups), steps, out=word)
-        open_, word = _compare(_mix(word, scratch), ones, open_, q[:, None], plane)
+        open_, word = _compare(mix_torch(word, scratch), ones, open_, q[:, None], plane)
     row, group = open_.nonzero(as_tuple=True)
     below, left = ones[row, group], open_[row, group]
     first = base[row, 0] + steps[0, group]
     for plane in range(_FIXED_PLANES, 16):
         word = first + _plane_offset(plane, groups)
-        left, word = _compare(_mix(word, torch.empty_like(word)), below, left, q[row], plane)
+        left, word = _compare(mix_torch(word, torch.empty_like(word)), below, left, q[row], plane)
     ones[row, group] = below
     return ones
 
@@ -176,18 +172,7 @@ def _compare(
 
 
 def _plane_offset(plane: int, groups: int) -> int:
-    return _signed(plane * groups * _GOLDEN % 2**64)
-
-
-def _mix(word: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
-    """SplitMix64's output function in place, as in `common.uniforms`."""
-    for shift, factor in _STEPS:
-        # int64 shifts keep the sign: mask it away
-        torch.bitwise_right_shift(word, shift, out=scratch)
-        word.bitwise_xor_(scratch.bitwise_and_((1 << (64 - shift)) - 1))
-        if factor != 1:
-            word.mul_(_signed(factor))
-    return word
+    return signed(plane * groups * int(GOLDEN) % 2**64)
 
 
 def _pick(weights: torch.Tensor, expected: torch.Tensor, random: torch.Tensor, exp2: torch.Tensor) -> torch.Tensor:
@@ -216,8 +201,3 @@ def _pick(weights: torch.Tensor, expected: torch.Tensor, random: torch.Tensor, e
     sums = masses(low).cumsum_(1)
     threshold = (((random >> 40) & 0xFFFFFF) * sums[:, -1]) >> 24
     return torch.searchsorted(sums, threshold[:, None], right=True)[:, 0]
-
-
-def _signed(word: int) -> int:
-    """Read an unsigned 64-bit word as two's complement, as torch needs it."""
-    return word - (1 << 64) if word >= 1 << 63 else word

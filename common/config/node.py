@@ -72,6 +72,11 @@ class NodeConfig(Section):
         """The cache folder, as a path."""
         return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache_path()
 
+    @property
+    def cache_limit_bytes(self) -> int:
+        """cache-limit-mb in bytes."""
+        return self.cache_limit_mb * 1_000_000
+
 
 def parse_node_config(values: Mapping[str, Any]) -> NodeConfig:
     """Parse a SuperNode's node config.
@@ -105,4 +110,5 @@ def _unknown(key: str, value: Any, known: list[str]) -> str:
         hint = "; this client's own images are named by data"
     if key in defaults():
         return f"{_WHERE}: {key} = {value!r}: this is a key of the run config, which is the same for all clients{hint}"
-    return f"{_WHERE}: {key} = {value!r}: there is no such key{hint or f'; known keys: {chr(44).join(known)}'}"
+    known_keys = f"; known keys: {', '.join(known)}"
+    return f"{_WHERE}: {key} = {value!r}: there is no such key{hint or known_keys}"

@@ -109,15 +109,16 @@ class RunConfig:
         if problems:
             raise ConfigError("\n".join(problems))
         self._sections = found
-        unused = set(found) - self._in_use()
+        unused = set(found) - self.in_use()
         problems = [self._useless(kind, name) for kind in found if kind in unused for name in _changed(found[kind])]
         if problems:
             raise ConfigError("\n".join(problems))
         if self.method.fits_head and not self.head_kind.fitted:
             fitted = ", ".join(name for name, kind in HEADS.items() if kind.fitted)
+            others = ", ".join(name for name, method in METHODS.items() if not method.fits_head)
             raise ConfigError(
                 f"{_WHERE}: head = {self.head_kind.name!r}: {self.method.name} leaves the head as it is; choose one "
-                f"that is fitted ({fitted}), or another method"
+                f"that is fitted ({fitted}), or another method ({others})"
             )
         self.method.check(self)
 
@@ -178,7 +179,14 @@ class RunConfig:
         """Every key with its value, as Flower's table has them."""
         return {key: value for section in self._sections.values() for key, value in _items(section)}
 
-    def _in_use(self) -> set[type[Section]]:
+    def replace(self, **values: Any) -> RunConfig:
+        """The same with other values of some keys, in snake_case; errors as when it is made."""
+        initial = defaults()
+        changed = {key.replace("-", "_"): value for key, value in self.as_dict().items() if value != initial[key]}
+        return RunConfig(**(changed | values))
+
+    def in_use(self) -> set[type[Section]]:
+        """The sections that the values of this config bring."""
         found: set[type[Section]] = set()
 
         def add(kinds: Iterable[type[Section]]) -> None:
@@ -193,11 +201,12 @@ class RunConfig:
     def _useless(self, kind: type[Section], name: str) -> str:
         """Names a key that has no effect, and the choice by which it has none."""
         owners = {kebab(field): section for section in self._sections for field in section.model_fields}
-        in_use, chooser = self._in_use(), kind.under
+        in_use, chooser = self.in_use(), kind.under
         while owners[chooser] not in in_use:
             chooser = owners[chooser].under
         values = self.as_dict()
-        return f"{_WHERE}: {name} = {values[name]!r} has no effect under {chooser} = {values[chooser]!r}"
+        hint = f"; it is a key of {_methods_with(kind)}" if chooser == "method" else ""
+        return f"{_WHERE}: {name} = {values[name]!r} has no effect under {chooser} = {values[chooser]!r}{hint}"
 
 
 def defaults() -> dict[str, Any]:
@@ -217,6 +226,15 @@ def parse_run_config(values: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**values)
 
 
+def _methods_with(kind: type[Section]) -> str:
+    """Names of the methods that may read a section."""
+
+    def reach(kinds: Iterable[type[Section]]) -> set[type[Section]]:
+        return {found for each in kinds for found in (each, *reach(each.offers()))}
+
+    return " and ".join(name for name, method in METHODS.items() if kind in reach(method.sections))
+
+
 def _items(section: Section) -> Iterable[tuple[str, Any]]:
     return section.model_dump(by_alias=True).items()
 
@@ -228,5 +246,5 @@ def _changed(section: Section) -> list[str]:
 
 def _unknown(key: str, value: Any, known: Iterable[str]) -> str:
     meant = nearest(key, known)
-    hint = f"; do you mean {meant}?" if meant else ", see docs/reference/config.md"
+    hint = f"; do you mean {meant}?" if meant else f"; known keys: {', '.join(known)}"
     return f"{_WHERE}: {key} = {value!r}: there is no such key{hint}"

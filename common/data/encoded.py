@@ -1,15 +1,13 @@
 """Many encoded images to one array, kept on disk: a deployed client is a new process in every round.
 
-The file is named by what it depends on (the images, their side, Pillow's version), so that a stale one is never read;
-it is written beside and then renamed, so that a half-written one is never read either.
+The file is named by what it depends on (the images, their side, Pillow's version), so that a stale one is never read.
+Those used longest ago are removed when there are too many.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,6 +18,8 @@ import PIL
 from numpy.typing import NDArray
 
 from common.data.decode import decode_image
+from common.data.split import Images, part_identity
+from common.files import CACHE_BYTES, evict, kept_array, replacing
 
 __all__ = ["Encoded", "decode_all"]
 
@@ -39,8 +39,8 @@ class Encoded:
 
 
 def decode_all(
-    items: Sequence[Encoded], side: int, cache: Path, transposed: bool = False
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    items: Sequence[Encoded], side: int, cache: Path, transposed: bool = False, limit_bytes: int = CACHE_BYTES
+) -> Images:
     """Decode images one by one, leaving out those that cannot be.
 
     Parameters
@@ -51,24 +51,33 @@ def decode_all(
         See `common.data.decode.decode_image`.
     cache
         Where the result is kept.
+    limit_bytes
+        Size of all decoded images that are kept there.
 
     Returns
     -------
-    uint8 ``(k, side, side, 3)`` (a read-only memory map if the cache could be written), and the positions in ``items``
-    of those decoded, int64 ``(k,)``.
+    Pixels uint8 ``(k, side, side, 3)``, a read-only memory map if the cache could be written; the positions in
+    ``items`` of those decoded, int64 ``(k,)``; and an identity made of the stamps and of those positions.
     """
     key = hashlib.blake2b(f"{side}/{transposed}/{PIL.__version__}/{len(items)}".encode(), digest_size=16)
     for item in items:
         key.update(len(item.stamp).to_bytes(4, "little") + item.stamp)
-    pixels, positions = (cache / "images" / f"{key.hexdigest()}{end}.npy" for end in ("", "-kept"))
-    if not (pixels.is_file() and positions.is_file()):
-        images, kept = _decode(items, side, transposed)
-        try:
-            _write(positions, kept)
-            _write(pixels, images)
-        except OSError:  # read-only or full disk: the cache saves time, nothing depends on it
-            return images, kept
-    return np.load(pixels, mmap_mode="r"), np.load(positions)
+    folder = cache / "images"
+    pixels, positions = (folder / f"{key.hexdigest()}{end}.npy" for end in ("", "-kept"))
+    images, kept = kept_array(pixels), kept_array(positions)
+    if images is not None and kept is not None and len(images) == len(kept):
+        return Images(images, kept, part_identity(key.digest(), kept))
+    images, kept = _decode(items, side, transposed)
+    identity = part_identity(key.digest(), kept)
+    try:
+        for path, array in ((positions, kept), (pixels, images)):
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, array)
+    except OSError:  # read-only or full disk: the cache saves time, nothing depends on it
+        return Images(images, kept, identity)
+    evict(folder, limit_bytes, positions, pixels)
+    mapped = kept_array(pixels)
+    return Images(images if mapped is None else mapped, kept, identity)
 
 
 def _decode(items: Sequence[Encoded], side: int, transposed: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -92,15 +101,3 @@ def _decode(items: Sequence[Encoded], side: int, transposed: bool) -> tuple[NDAr
             more,
         )
     return images[: len(kept)], np.array(kept, dtype=np.int64)
-
-
-def _write(path: Path, array: NDArray[np.generic]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, array)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.encoded import Encoded, decode_all
-from common.data.split import Split
+from common.data.split import Images, Split
 from common.errors import DataError
+from common.files import CACHE_BYTES
 
 __all__ = ["SUFFIXES", "open_folder"]
 
@@ -19,7 +20,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 """Files with other names are no images and not looked at."""
 
 
-def open_folder(root: Path, part: str, own: bool, side: int, cache: Path) -> Split:
+def open_folder(root: Path, part: str, own: bool, side: int, cache: Path, limit_bytes: int = CACHE_BYTES) -> Split:
     """List a folder; images are decoded when they are asked for.
 
     A folder whose sub-folders are ``train`` and ``test``, and nothing else, holds both splits, each with its class
@@ -34,7 +35,7 @@ def open_folder(root: Path, part: str, own: bool, side: int, cache: Path) -> Spl
         ``train`` or ``test``.
     own
         The folder is one client's own.
-    side, cache
+    side, cache, limit_bytes
         See `common.data.encoded.decode_all`.
 
     Returns
@@ -69,8 +70,9 @@ def open_folder(root: Path, part: str, own: bool, side: int, cache: Path) -> Spl
             f"dataset: no image in {root}; it needs a sub-folder for each class, with {', '.join(SUFFIXES)}"
         )
 
-    def read(positions: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        return decode_all([_encoded(files[position], root) for position in positions], side, cache)
+    def read(positions: NDArray[np.int64]) -> Images:
+        items = [_encoded(files[position], root) for position in positions]
+        return decode_all(items, side, cache, limit_bytes=limit_bytes)
 
     return Split(np.array(labels, dtype=np.int64), classes, read)
 

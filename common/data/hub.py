@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,17 @@ from numpy.typing import NDArray
 
 from common.data.catalogue import HUB, HubDataset
 from common.data.encoded import Encoded, decode_all
-from common.data.split import Split, numbered
+from common.data.split import Images, Split, numbered
 from common.errors import DataError, brief
+from common.extras import require
+from common.files import CACHE_BYTES, file_identity
 
 __all__ = ["open_hub"]
 
 _PROBE_SECONDS = 5.0
 
 
-def open_hub(name: str, part: str, side: int, cache: Path) -> Split:
+def open_hub(name: str, part: str, side: int, cache: Path, limit_bytes: int = CACHE_BYTES) -> Split:
     """Download a dataset, or find it in the cache of Hugging Face; images are decoded when they are asked for.
 
     Parameters
@@ -29,7 +30,7 @@ def open_hub(name: str, part: str, side: int, cache: Path) -> Split:
         A key of `common.data.catalogue.HUB`.
     part
         ``train`` or ``test``.
-    side, cache
+    side, cache, limit_bytes
         See `common.data.encoded.decode_all`; ``side`` for datasets without a size of their own.
 
     Raises
@@ -51,9 +52,11 @@ def open_hub(name: str, part: str, side: int, cache: Path) -> Split:
     names = getattr(features[entry.label], "names", None)
     classes = numbered(int(labels.max()) + 1) if names is None else tuple(names)
 
-    def read(positions: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        items = [_encoded(rows, int(position), entry.image) for position in positions]
-        return decode_all(items, entry.side or side, cache, entry.transposed)
+    identity = _identity(rows, entry.image)
+
+    def read(positions: NDArray[np.int64]) -> Images:
+        items = [_encoded(rows, int(position), entry.image, identity) for position in positions]
+        return decode_all(items, entry.side or side, cache, entry.transposed, limit_bytes)
 
     return Split(labels, classes, read, numbered=names is None)
 
@@ -61,13 +64,13 @@ def open_hub(name: str, part: str, side: int, cache: Path) -> Split:
 def _rows(name: str, entry: HubDataset, part: str) -> Any:
     """The rows of a split, images as encoded bytes."""
     # Imported here: it takes seconds, and other sources do without.
-    from datasets import Image, config
-    from flwr_datasets import FederatedDataset
+    hub = require("flwr_datasets", "hub", f"dataset = {name!r}")
+    datasets = require("datasets", "hub", f"dataset = {name!r}")
 
-    if not Path(entry.id).is_dir() and not config.HF_HUB_OFFLINE:
+    if not Path(entry.id).is_dir() and not datasets.config.HF_HUB_OFFLINE:
         _require_hub(name, entry)
     try:
-        data = FederatedDataset(
+        data = hub.FederatedDataset(
             dataset=entry.id,
             subset=entry.config,
             preprocessor={"train": entry.train, "test": entry.test},
@@ -75,7 +78,7 @@ def _rows(name: str, entry: HubDataset, part: str) -> Any:
             shuffle=False,
         )
         rows = data.load_split(part)
-        return rows.cast_column(entry.image, Image(decode=False)) if entry.image in rows.features else rows
+        return rows.cast_column(entry.image, datasets.Image(decode=False)) if entry.image in rows.features else rows
     except Exception as error:  # datasets, its hub client and its readers raise many types
         raise DataError(
             f"dataset = {name!r}: {entry.id} cannot be loaded: {brief(f'{type(error).__name__}: {error}')}. "
@@ -103,10 +106,17 @@ def _elsewhere(entry: HubDataset) -> str:
     )
 
 
-def _encoded(rows: Any, position: int, column: str) -> Encoded:
+def _identity(rows: Any, column: str) -> bytes:
+    """What the rows are, without reading them: the files that `datasets` has made of the download, and the name that it
+    has for what was done with them since (cast, joined).
+    """
+    files = b"".join(file_identity(Path(file["filename"])) for file in rows.cache_files)
+    return f"{rows._fingerprint}/{column}/".encode() + files
+
+
+def _encoded(rows: Any, position: int, column: str, identity: bytes) -> Encoded:
     def content() -> bytes:
         value = rows[position][column]
         return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
 
-    stamp = hashlib.blake2b(content(), digest_size=16).digest()
-    return Encoded(f"image {position}", stamp, lambda: BytesIO(content()))
+    return Encoded(f"image {position}", f"{position}/".encode() + identity, lambda: BytesIO(content()))

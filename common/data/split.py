@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
 
-__all__ = ["Loaded", "Reader", "Split", "numbered"]
+__all__ = ["Images", "Loaded", "Reader", "Split", "numbered", "part_identity", "split_of_arrays"]
 
-Reader = Callable[[NDArray[np.int64]], tuple[NDArray[np.uint8], NDArray[np.int64]]]
-"""From positions ``(m,)`` in a split to the images that can be read, uint8 ``(k, height, width)`` or
-``(k, height, width, 3)``, and which of the ``m`` they are, int64 ``(k,)`` ascending."""
+
+class Images(NamedTuple):
+    """Those of some wanted images that can be read."""
+
+    pixels: NDArray[np.uint8]
+    """``(k, height, width)`` or ``(k, height, width, 3)``, in memory or mapped into it."""
+    kept: NDArray[np.int64]
+    """Which of the wanted ones they are, ``(k,)`` ascending."""
+    identity: bytes
+    """Names these images without their pixels having been looked at: other images have another one."""
+
+
+Reader = Callable[[NDArray[np.int64]], Images]
+"""From positions ``(m,)`` in a split to those images that can be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +39,8 @@ class Loaded:
     """Classes ``(n,)``."""
     broken: int
     """Images that could not be read and were left out."""
+    identity: bytes
+    """Names these images, by files and positions: other images, or a changed file, have another one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +56,9 @@ class Split:
 
     def load(self, positions: NDArray[np.int64]) -> Loaded:
         """Read the images at some positions."""
-        images, kept = self.read(positions)
-        return Loaded(images, self.labels[positions][kept], len(positions) - len(kept))
+        images = self.read(positions)
+        kept = images.kept
+        return Loaded(images.pixels, self.labels[positions][kept], len(positions) - len(kept), images.identity)
 
     def balanced(self, limit: int) -> NDArray[np.int64]:
         """Positions of the first ``limit / classes`` images of each class, ascending; 0 is all."""
@@ -88,3 +104,43 @@ class Split:
 def numbered(count: int) -> tuple[str, ...]:
     """Names of classes that have none."""
     return tuple(str(number) for number in range(count))
+
+
+def part_identity(whole: bytes, positions: NDArray[np.int64]) -> bytes:
+    """Name some of the images that have a name together.
+
+    Parameters
+    ----------
+    whole
+        Identity of all.
+    positions
+        Those chosen of them, int64 ``(m,)``.
+
+    Returns
+    -------
+    16 bytes.
+    """
+    key = hashlib.blake2b(whole, digest_size=16)
+    key.update(np.ascontiguousarray(positions, dtype="<i8").data)
+    return key.digest()
+
+
+def split_of_arrays(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int, identity: bytes) -> Split:
+    """Make a split of arrays, mapped or in memory, whose classes have numbers only.
+
+    Parameters
+    ----------
+    images
+        uint8 ``(n, height, width)`` or ``(n, height, width, 3)``.
+    labels
+        ``(n,)``, each below ``classes``.
+    classes
+        Number of classes.
+    identity
+        Names the arrays.
+    """
+
+    def read(positions: NDArray[np.int64]) -> Images:
+        return Images(images[positions], np.arange(len(positions)), part_identity(identity, positions))
+
+    return Split(labels, numbered(classes), read, numbered=True)

@@ -2,15 +2,12 @@
 
 They are kept as bfloat16, on disk (a deployed client is a new process in every round), in memory, or not at all where
 neither has room. The file is named by what it depends on (frozen weights, split, input size, views, the images
-themselves), so a stale file is never read; it is written beside and then renamed, so a half-written one is never read
-either.
+themselves), so a stale file is never read. Those used longest ago are removed when there are too many.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -19,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.files import CACHE_BYTES, evict, kept_array, replacing
 from common.models.backbone import Backbone
 from common.models.views import PLAIN, Views
 
@@ -52,6 +50,11 @@ class Activations:
         What the prefix computes in: float32, or bfloat16 by autocast.
     progress
         Called after each batch while the cache is filled.
+    identity
+        Names the images (`common.data.Loaded.identity`): a file that is there already is then found without reading
+        them. None: the name is made from all their pixels.
+    limit_bytes
+        Size of all activations that are kept in ``folder``.
     """
 
     def __init__(
@@ -65,9 +68,12 @@ class Activations:
         views: Views = PLAIN,
         precision: torch.dtype = torch.float32,
         progress: Progress = lambda done, of: None,
+        identity: bytes | None = None,
+        limit_bytes: int = CACHE_BYTES,
     ) -> None:
         self._backbone, self._images, self._views, self._batch_size = backbone, images, views, batch_size
         self._precision, self._progress = precision, progress
+        self._identity, self._limit_bytes = identity, limit_bytes
         self.device = next(backbone.tail.parameters()).device
         self._stored: NDArray[np.uint16] | None = None  # the bits of bfloat16, which NumPy does not have
         if keep != "none" and len(images):
@@ -137,35 +143,33 @@ class Activations:
 
     def _on_disk(self, folder: Path) -> NDArray[np.uint16]:
         path = folder / f"{self._key()}.npy"
-        if not path.is_file():
+        stored = kept_array(path)
+        if stored is None:
             try:
                 self._write(path)
             except OSError:  # read-only or full disk: the file saves time, nothing depends on it
                 return self._in_memory()
-        stored: NDArray[np.uint16] = np.load(path, mmap_mode="r")
-        return stored
+            evict(folder, self._limit_bytes, path)
+            stored = kept_array(path)
+        return self._in_memory() if stored is None else stored  # another process may have removed it already
 
     def _key(self) -> str:
         key = hashlib.blake2b(digest_size=16)
         # Other batches and threads may round differently; the views but the first depend on their seed.
         batches = (self._images.shape, self._batch_size, torch.get_num_threads(), str(self._precision))
         key.update(self._backbone.digest + repr((batches, self._views if self._views.augmented else 0)).encode())
-        key.update(np.ascontiguousarray(self._images).data)
+        if self._identity is None:
+            key.update(np.ascontiguousarray(self._images).data)
+        else:
+            key.update(b"named" + self._identity)
         return key.hexdigest()
 
     def _write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                # Written, not mapped: a full disk must be an OSError here, where a mapping ends the process.
-                for number, values in enumerate(self._computed()):
-                    if number == 0:
-                        shape = (self._views.count, len(self._images), *values.shape[1:])
-                        header = {"descr": "<u2", "fortran_order": False, "shape": shape}
-                        np.lib.format.write_array_header_1_0(file, header)
-                    file.write(values.astype("<u2", copy=False).tobytes())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        # Written, not mapped: a full disk must be an OSError here, where a mapping ends the process.
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            for number, values in enumerate(self._computed()):
+                if number == 0:
+                    shape = (self._views.count, len(self._images), *values.shape[1:])
+                    header = {"descr": "<u2", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(values.astype("<u2", copy=False).tobytes())

@@ -6,15 +6,17 @@ The blocks before the first masked one give the same activations for an image in
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from common.digest import new_digest
 from common.errors import ModelError
-from common.models.families import Split, split_model
+from common.extras import require
+from common.models.families import ModelSplit, split_model
 from common.models.input_spec import InputSpec
 from common.models.letters import build_letters
 from common.models.maskable import MaskedTensor, masked_tensors
@@ -22,7 +24,8 @@ from common.models.masking import Masks
 from common.models.plain_cnn import build_plain
 from common.models.presets import Source, parse_name
 from common.models.timm_models import build_timm
-from common.models.weights import random_seed
+from common.models.weight_files import random_seed
+from common.models.weights_identity import kept_digest, weights_identity
 
 __all__ = ["Backbone", "Parts", "build_parts", "frozen_digest", "load_backbone", "mask_parts"]
 
@@ -55,12 +58,14 @@ class Parts(NamedTuple):
     model: nn.Module
     """All of it, frozen and in evaluation mode."""
     spec: InputSpec
-    split: Split
+    split: ModelSplit
     tensors: list[MaskedTensor]
     """What will be masked, in the order of the flat vector; each is a tensor of the tail."""
 
 
-def load_backbone(name: str, weights: str, image_size: int, masked_blocks: int, device: str = "cpu") -> Backbone:
+def load_backbone(
+    name: str, weights: str, image_size: int, masked_blocks: int, device: str = "cpu", cache: Path | None = None
+) -> Backbone:
     """Build a frozen backbone and mask every Linear and Conv2d weight of its last blocks.
 
     Parameters
@@ -78,19 +83,25 @@ def load_backbone(name: str, weights: str, image_size: int, masked_blocks: int, 
         Blocks to mask, from the last; 0 is all.
     device
         Where the network lives, a torch device.
+    cache
+        Folder where the digest of these weights is kept, for whoever loads them again and again; None: nowhere.
 
     Raises
     ------
     ModelError
         If there is no such backbone, its weights cannot be had, it has fewer blocks, or cannot be split.
     """
-    return mask_parts(name, build_parts(name, weights, image_size, masked_blocks, device))
+    parts = build_parts(name, weights, image_size, masked_blocks, device)
+    if cache is None:
+        return mask_parts(name, parts)
+    asked = weights_identity(parse_name(name), weights) + f"{name}/{image_size}/{masked_blocks}".encode()
+    return mask_parts(name, parts, kept_digest(asked, lambda: digest_of(parts), cache))
 
 
-def mask_parts(name: str, parts: Parts) -> Backbone:
-    """Mask what `build_parts` has built under this name."""
-    model, spec, split, tensors = parts
-    digest = frozen_digest(model, spec, len(split.blocks))
+def mask_parts(name: str, parts: Parts, digest: bytes | None = None) -> Backbone:
+    """Mask what `build_parts` has built under this name; ``digest`` is that of its weights, where it is known."""
+    _, spec, split, tensors = parts
+    digest = digest or digest_of(parts)
     masks = Masks(split.tail, [(tensor.module, tensor.attribute) for tensor in tensors])
     return Backbone(name, spec, split.prefix, split.tail, masks, split.features, digest)
 
@@ -117,14 +128,21 @@ def _build(source: Source, weights: str, image_size: int) -> tuple[nn.Module, In
             return build_plain(source, weights, size)
         if source.library == "timm":
             return build_timm(source, weights, size)
+        require("open_clip", "openclip", f"backbone = '{source}'")
         from common.models.open_clip_models import build_open_clip  # its import takes seconds
 
         return build_open_clip(source, weights, size)
 
 
+def digest_of(parts: Parts) -> bytes:
+    """`frozen_digest` of what `build_parts` has built."""
+    return frozen_digest(parts.model, parts.spec, len(parts.split.blocks))
+
+
 def frozen_digest(model: nn.Module, spec: InputSpec, masked_blocks: int) -> bytes:
     """8 bytes over every weight of a model without classifier, its input, and the split."""
-    state = hashlib.blake2b(f"{spec.text}/{masked_blocks}".encode(), digest_size=8)
+    state = new_digest()
+    state.update(f"{spec.text}/{masked_blocks}".encode())
     for key, tensor in sorted(model.state_dict().items()):
         state.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
         state.update(tensor.detach().cpu().contiguous().reshape(-1).numpy().data)

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from common.errors import ModelError, brief
 from common.models.input_spec import InputSpec
-from common.models.weights import DEFAULT, local_file, random_seed, read_tensors
+from common.models.weight_files import DEFAULT, local_file, random_seed, read_tensors
 
 __all__ = ["LETTERS", "build_letters", "build_letters_vit", "find_letters_weights"]
 

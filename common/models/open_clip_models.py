@@ -16,7 +16,7 @@ from torch import nn
 from common.errors import ModelError, brief
 from common.models.input_spec import InputSpec
 from common.models.presets import Source
-from common.models.weights import DEFAULT, HubFile, find_weights, random_seed, read_tensors
+from common.models.weight_files import DEFAULT, HubFile, find_weights, random_seed, read_tensors
 
 __all__ = ["build_open_clip", "open_clip_hub_file"]
 
@@ -33,8 +33,8 @@ def build_open_clip(source: Source, weights: str, image_size: int) -> tuple[nn.M
         Architecture and tag of its pre-trained weights. The tag decides mean, std and the kind of GELU too; without
         one, all tags of the model must agree in these.
     weights
-        As for `common.models.weights.find_weights`. A file holds a whole CLIP model (of which the tensors ``visual.*``
-        are read) or the tower alone.
+        As for `common.models.weight_files.find_weights`. A file holds a whole CLIP model (of which the tensors
+        ``visual.*`` are read) or the tower alone.
     image_size
         Side of the input; 0 is the model's own. Position embeddings are resized.
 

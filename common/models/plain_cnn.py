@@ -22,7 +22,7 @@ from common.errors import ModelError, brief
 from common.models.input_spec import InputSpec
 from common.models.kaiming import kaiming_uniform
 from common.models.presets import Source
-from common.models.weights import DEFAULT, local_file, random_seed, read_tensors
+from common.models.weight_files import DEFAULT, local_file, random_seed, read_tensors
 from common.uniforms import stream_key
 
 __all__ = ["PlainCNN", "build_plain"]

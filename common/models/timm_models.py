@@ -14,7 +14,7 @@ from torch import nn
 from common.errors import ModelError, brief
 from common.models.input_spec import InputSpec
 from common.models.presets import Source
-from common.models.weights import HubFile, find_weights, read_tensors
+from common.models.weight_files import HubFile, find_weights, read_tensors
 
 __all__ = ["build_timm", "timm_hub_file"]
 
@@ -29,8 +29,8 @@ def build_timm(source: Source, weights: str, image_size: int) -> tuple[nn.Module
     source
         Architecture and tag.
     weights
-        As for `common.models.weights.find_weights`. Every tensor of the model must be in the file (a classifier may,
-        with any number of classes).
+        As for `common.models.weight_files.find_weights`. Every tensor of the model must be in the file (a classifier
+        may, with any number of classes).
     image_size
         Side of the input; 0 is the model's own. Position embeddings are resized.
 

@@ -11,7 +11,7 @@ from common.config.node import NodeConfig
 from common.config.run import RunConfig
 from common.errors import WrongModel
 from common.messages import unpack_classes
-from common.models import Head
+from common.models.heads import Head
 from common.uniforms import stream_seed
 from deltamask_client.answer import Answer
 from deltamask_client.site import Site, load_site

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, TypedDict, Unpack
@@ -27,8 +28,10 @@ from torch import nn
 
 from common.data.decode import decode_image
 from common.errors import ModelError, brief
-from common.models import Head, InputSpec, preprocess
 from common.models.backbone import build_parts, frozen_digest
+from common.models.heads import Head
+from common.models.input_spec import InputSpec
+from common.models.preprocess import preprocess
 from deltamask_server.methods import STRATEGIES
 from deltamask_server.model_form import ModelForm
 from deltamask_server.tools.outline import outline
@@ -90,7 +93,7 @@ def write_finetuned(
     head: Head,
     config: Mapping[str, Any] = MappingProxyType({}),
     **place: Unpack[Place],
-) -> None:
+) -> int:
     """Write a model file.
 
     Parameters
@@ -105,6 +108,10 @@ def write_finetuned(
         The run config, by its keys, as far as the form reads it.
     place
         See `Place`.
+
+    Returns
+    -------
+    The backbone's masked weights.
 
     Raises
     ------
@@ -125,6 +132,7 @@ def write_finetuned(
     heads = {"weight": content.head.weight, "bias": content.head.bias}
     tensors = content.tensors | {f"head.{name}": torch.from_numpy(values) for name, values in heads.items()}
     save_file(tensors, path, metadata | content.metadata)
+    return sum(prod(shape) for _, shape in layout)
 
 
 def forms() -> dict[str, ModelForm]:

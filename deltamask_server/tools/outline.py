@@ -12,8 +12,8 @@ from common.errors import ModelError
 from common.models.backbone import build_parts
 from common.models.input_spec import InputSpec
 from common.models.presets import PRESETS, Source, parse_name
-from common.models.timm_models import timm_hub_file
-from common.models.weights import RANDOM, HubFile
+from common.models.weight_files import RANDOM, HubFile
+from common.models.weights_identity import hub_file
 
 __all__ = ["Outline", "bytes_at", "outline", "presets_table"]
 
@@ -47,7 +47,7 @@ class Outline:
 
 
 def outline(name: str, image_size: int = 0, masked_blocks: int = 5) -> Outline:
-    """Outline a backbone; parameters and errors of `common.models.load_backbone`."""
+    """Outline a backbone; parameters and errors of `common.models.backbone.load_backbone`."""
     source = parse_name(name)
     try:
         with torch.device("meta"):
@@ -58,7 +58,7 @@ def outline(name: str, image_size: int = 0, masked_blocks: int = 5) -> Outline:
         activations = split.prefix(torch.empty(1, spec.channels, spec.size, spec.size, device="meta"))
     return Outline(
         source,
-        _hub_file(source),
+        hub_file(source),
         spec,
         split.depth,
         tuple(name for name, _ in split.blocks),
@@ -90,16 +90,6 @@ def presets_table() -> str:
             f"| {d:,} | {bytes_at(d, 0.01):,} | {bytes_at(d, 0.1):,} |"
         )
     return "\n".join(rows)
-
-
-def _hub_file(source: Source) -> HubFile | None:
-    if source.library == "timm":
-        return timm_hub_file(source)
-    if source.library == "open_clip":
-        from common.models.open_clip_models import open_clip_hub_file
-
-        return open_clip_hub_file(source)
-    return None
 
 
 def _parameters(module: nn.Module) -> int:

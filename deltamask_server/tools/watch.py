@@ -1,17 +1,11 @@
 """Follow a run on a terminal, as a live table; in a log or pipe, as one line a round.
 
-    python -m deltamask_server.tools.watch [runs/latest]
-
-It reads the run's folder, so it works alike for simulation, deployment and finished runs. The exit status is 0 only if
-the run completed.
+It reads the run's folder, so it works alike for simulation, deployment and finished runs.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +18,7 @@ from rich.table import Table
 
 from common.methods import METHODS
 from deltamask_server.console import columns, failed_replies, head_name, header, round_cells, round_line, summary
+from deltamask_server.results_file import newest_change, read_results
 
 __all__ = ["ended_by_flower", "follow", "wait_for_run"]
 
@@ -50,9 +45,9 @@ def follow(folder: Path, has_ended: Callable[[], bool] = lambda: False) -> bool:
     ended = False
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while results.get("status", "running") == "running":
-            if (changed := (folder / "results.json").stat().st_mtime_ns) != stamp:
+            if (changed := newest_change(folder)) != stamp:
                 stamp, quiet_since = changed, time.monotonic()
-                results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+                results = read_results(folder)
                 if console.is_terminal:
                     live.update(_table(results, folder), refresh=True)
                 else:
@@ -131,17 +126,3 @@ def ended_by_flower(superlink: str, run_id: str) -> bool:
     command = ["flwr", "ls", superlink, "--run-id", run_id, "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return '"status": "finished' in done.stdout
-
-
-def main() -> None:
-    """Follow the run named on the command line."""
-    parser = argparse.ArgumentParser(description="Follow a run; exit status 0 if it completed.")
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/latest"), help="default: runs/latest")
-    folder = parser.parse_args().folder.resolve()
-    if not (folder / "results.json").is_file():
-        parser.error(f"no run at {folder}: start one, or name its folder")
-    sys.exit(0 if follow(folder) else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -33,6 +33,8 @@ superlink:
 
 both:
   --from SOURCE           what pip installs: a wheel, an sdist, a checkout, or a name; default: this checkout
+  --extras NAMES          what runs need beside a folder of images and a backbone of timm, separated by commas: openclip,
+                          digits, hub (datasets of the Hugging Face hub by name); default: what was named before
   --constraint FILE       versions, as for pip
   --insecure              no TLS and no node keys: for one machine, or a network of one's own
   --memory-max SIZE       of the service, as in systemd; default: 80%
@@ -55,7 +57,7 @@ while [ $# -gt 0 ]; do
   case $ROLE:$1 in
     *:--insecure) GIVEN[insecure]=yes; shift ;;
     *:-h | *:--help) usage; exit ;;
-    *:--from | *:--constraint | *:--memory-max | *:--cpu-quota | *:--ca | *:--key | *:--port | \
+    *:--from | *:--extras | *:--constraint | *:--memory-max | *:--cpu-quota | *:--ca | *:--key | *:--port | \
     supernode:--superlink | supernode:--partition-id | supernode:--num-partitions | supernode:--data | supernode:--facts | \
     superlink:--certificate | superlink:--fleet)
       [ $# -gt 1 ] && [ -n "$2" ] || die "$1 needs a value"
@@ -69,6 +71,7 @@ done
 for name in superlink fleet data; do  # they end up in double quotes, in a file that systemd and shells read
   case ${GIVEN[$name]:-} in *[\"\'\$\`\\]*) die "--$name ${GIVEN[$name]}: quotes, \$, \` and \\ are not possible here" ;; esac
 done
+case ${GIVEN[extras]:-} in *[!a-z,]*) die "--extras ${GIVEN[extras]}: names are needed, separated by commas, for instance openclip,hub" ;; esac
 for name in partition-id num-partitions port; do
   case ${GIVEN[$name]:-} in *[!0-9]*) die "--$name ${GIVEN[$name]}: a number is needed" ;; esac
 done
@@ -128,16 +131,18 @@ case $SOURCE in
   *.whl | *.tar.gz) [ -f "$SOURCE" ] || die "--from $SOURCE: no such file" ;;
 esac
 [ -x $PREFIX/venv/bin/python ] || { mkdir -p $PREFIX && $PYTHON -m venv $PREFIX/venv; }
-echo "installing $SOURCE into $PREFIX/venv (the first time minutes, and about 6 GB, for torch) ..."
+EXTRAS=${GIVEN[extras]:-$(sed -n 's/^DELTAMASK_EXTRAS="\([a-z,]*\)"$/\1/p' "$SETTINGS" 2>/dev/null || true)}
+echo "installing $SOURCE${EXTRAS:+ with $EXTRAS} into $PREFIX/venv (the first time minutes, and about 6 GB, for torch) ..."
 OPTIONS=(--quiet --disable-pip-version-check)
 [ -z "${GIVEN[constraint]:-}" ] || OPTIONS+=(--constraint "${GIVEN[constraint]}")
 WHEELS=$(mktemp -d)
 trap 'rm -rf "$WHEELS"' EXIT
 $PREFIX/venv/bin/python -m pip wheel "${OPTIONS[@]}" --no-deps --wheel-dir "$WHEELS" "$SOURCE"
-$PREFIX/venv/bin/python -m pip install "${OPTIONS[@]}" "$WHEELS"/*.whl ||
+WHEEL=$(echo "$WHEELS"/*.whl)
+$PREFIX/venv/bin/python -m pip install "${OPTIONS[@]}" "$WHEEL${EXTRAS:+[$EXTRAS]}" ||
   die "pip could not install it, see above; on arm64, what to build first stands in README.md"
 # Once more without the dependencies: of the same version it is newer all the same.
-$PREFIX/venv/bin/python -m pip install "${OPTIONS[@]}" --no-deps --force-reinstall "$WHEELS"/*.whl
+$PREFIX/venv/bin/python -m pip install "${OPTIONS[@]}" --no-deps --force-reinstall "$WHEEL"
 chmod -R go+rX-w $PREFIX
 mkdir -p /usr/local/bin
 ln -sfn $PREFIX/venv/bin/deltamask /usr/local/bin/deltamask
@@ -169,6 +174,7 @@ setting FLWR_HOME "$HOME_FOLDER/flwr" none
 setting XDG_CACHE_HOME "$HOME_FOLDER/cache" none
 # Numba refuses to load where it can neither write beside the code nor into a home.
 setting NUMBA_CACHE_DIR "$HOME_FOLDER/cache/numba" none
+setting DELTAMASK_EXTRAS "$EXTRAS" extras
 put ca ca.crt 0644
 if [ $ROLE = supernode ]; then
   put key node.key 0600

@@ -47,7 +47,8 @@ say "installing the SuperLink"
 $EDGE/install.sh superlink --ca /keys/ca.crt --certificate /keys/server.pem --key /keys/server.key \
   --fleet 127.0.0.1:$FLEET --port $CONTROL
 say "installing the SuperNode"
-$EDGE/install.sh supernode --superlink localhost:$FLEET --ca /keys/ca.crt --partition-id 0 --num-partitions 1 --port $RUNTIME
+$EDGE/install.sh supernode --superlink localhost:$FLEET --ca /keys/ca.crt --partition-id 0 --num-partitions 1 --port $RUNTIME \
+  --extras digits  # for the images below
 [ "$(stat -c '%a %U' /etc/deltamask/supernode/node.key)" = "600 deltamask" ] || die "the node's key is not private"
 [ "$(stat -c '%a %U' /etc/deltamask/superlink/server.key)" = "600 deltamask" ] || die "the server's key is not private"
 ls -lR /etc/deltamask

@@ -15,7 +15,7 @@ import torch
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from common.messages import HEAD, pack_update
-from common.models import HEADS, Head
+from common.models.heads import HEADS, FittedHead, Head
 from common.models.heads.moments import Moments, pack_moments
 from tests.federation import CLASSES, FEATURES, METRICS, Change, node, run_rounds, strategy
 from tests.grid import MemoryGrid, Node
@@ -24,11 +24,17 @@ EXAMPLES = 12
 MATRIX = {"ridge": True, "mean": False}
 
 
+def fitted(name: str) -> FittedHead:
+    kind = HEADS[name]()
+    assert isinstance(kind, FittedHead)
+    return kind
+
+
 def measured(name: str, client: int) -> bytes:
     rng = np.random.default_rng(client)
     labels = np.arange(EXAMPLES) % CLASSES
     features = torch.from_numpy((labels[:, None] + rng.standard_normal((EXAMPLES, FEATURES))).astype(np.float32))
-    return HEADS[name]().statistics(features, torch.from_numpy(labels), CLASSES)
+    return fitted(name).statistics(features, torch.from_numpy(labels), CLASSES)
 
 
 def member(name: str, client: int, edit: Callable[[bytes], bytes] = lambda data: data) -> Node:
@@ -74,7 +80,7 @@ HOSTILE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 @pytest.mark.parametrize("attack", HOSTILE)
 def test_impossible_statistics_leave_no_trace(name: str, attack: str) -> None:
     reason, edit = HOSTILE[attack]
-    honest, attacked = (strategy(head_kind=HEADS[name]()) for _ in range(2))
+    honest, attacked = strategy(head_kind=fitted(name)), strategy(head_kind=fitted(name))
     honest.fit_head(MemoryGrid({0: member(name, 0), 1: member(name, 1)}), timeout=0.3)
     nodes = {0: member(name, 0), 1: member(name, 1), 2: member(name, 2, edit)}
     tally = attacked.fit_head(MemoryGrid(nodes), timeout=0.3)
@@ -87,7 +93,7 @@ def test_a_scatter_matrix_that_is_none_is_refused() -> None:
     within = np.eye(FEATURES)
     within[0, 1] = within[1, 0] = -1.5
     data = pack_moments(Moments(np.full(CLASSES, EXAMPLES // CLASSES), np.zeros((CLASSES, FEATURES)), within))
-    attacked = strategy(head_kind=HEADS["ridge"]())
+    attacked = strategy(head_kind=fitted("ridge"))
     nodes = {0: member("ridge", 0), 1: member("ridge", 1), 2: member("ridge", 2, lambda _: data)}
     assert attacked.fit_head(MemoryGrid(nodes), timeout=0.3).failures == {2: "bad-metric"}
 
@@ -111,7 +117,7 @@ def test_the_most_extreme_statistics_leave_a_head_that_clients_accept(name: str,
     means[0] = mean
     within = scatter * (np.eye(FEATURES) if MATRIX[name] else np.array(1.0))
     data = pack_moments(Moments(counts, means, within))
-    kind = HEADS[name]()
+    kind = fitted(name)
     kind.check(data, CLASSES, FEATURES, count)
     for replies in ([(data, count)], [(measured(name, 0), EXAMPLES), (data, count)]):
         head = kind.combine(replies, CLASSES, FEATURES)
@@ -123,9 +129,9 @@ def test_the_most_extreme_statistics_leave_a_head_that_clients_accept(name: str,
 
 def sends(head: bytes | str | None, payload: bytes | None = None) -> Change:
     def change(content: RecordDict, message: Message) -> list[RecordDict | Error]:
-        parts = dict(content["parts"]) | ({} if head is None else {"head": head})
-        parts |= {} if payload is None else {"payload": payload}
-        return [RecordDict({"parts": ConfigRecord(parts), "metrics": content["metrics"]})]
+        update = dict(content["parts"]) | ({} if head is None else {"head": head})
+        update |= {} if payload is None else {"payload": payload}
+        return [RecordDict({"parts": ConfigRecord(update), "metrics": content["metrics"]})]
 
     return change
 

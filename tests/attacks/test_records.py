@@ -16,38 +16,34 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from common.codecs import SharedState, get_codec
-from common.errors import PayloadError, RoundError, TruncatedPayload, WrongFormat, brief
-from common.messages import HEAD, HELLO, pack_update, unpack_hello, unpack_model
+from common.errors import OversizedPayload, PayloadError, RoundError, TruncatedPayload, WrongFormat, brief
+from common.messages import HEAD, HELLO, Part, pack_update, unpack_hello, unpack_model
 from common.wire import HEADER_BYTES, Header, pack_payload
 from tests.federation import (
     CLASSES,
     DIGEST,
     FEATURES,
     METRICS,
-    MODEL,
     SEED,
     Change,
     D,
     node,
-    received,
+    received_theta,
     run_rounds,
     strategy,
 )
 from tests.grid import MemoryGrid
 
 
-def edit(change: Callable[[bytes], bytes]) -> Change:
-    """Other bytes for the one part of a reply: the payload, or the statistics of the head round."""
+def edit_payload(edit: Callable[[bytes], bytes]) -> Change:
+    def change(content: RecordDict, message: Message) -> list[RecordDict | Error]:
+        return [pack_update({name: edit(part) for name, part in content["parts"].items()}, METRICS)]
 
-    def changed(content: RecordDict, message: Message) -> list[RecordDict | Error]:
-        ((name, data),) = content["parts"].items()
-        return [pack_update({name: change(data)}, METRICS)]
-
-    return changed
+    return change
 
 
 def metrics(**values: float) -> Change:
-    return lambda content, message: [pack_update(content["parts"], METRICS | values)]
+    return lambda content, message: [pack_update({"payload": content["parts"]["payload"]}, METRICS | values)]
 
 
 def typed(name: str, value: object) -> Change:
@@ -78,20 +74,21 @@ def wrong_theta(content: RecordDict, message: Message) -> list[RecordDict | Erro
 
 def everything(content: RecordDict, message: Message) -> list[RecordDict | Error]:
     """A filter of all positions under a header that claims half of them."""
-    shared = SharedState(received(message).theta, SEED, 1, slot(message))
+    theta = received_theta(message)
+    shared = SharedState(theta, SEED, 1, slot(message))
     codec = get_codec("fuse8")
     payload = codec.encode(np.where(shared.mask(), 0, 1).astype(np.float32), shared)
-    header = Header(1, 1, slot(message), D, D // 2, shared.digest)
-    return [pack_update({"payload": pack_payload(header, payload[HEADER_BYTES:])}, METRICS)]
+    claims_half = pack_payload(Header(1, 1, slot(message), D, D // 2, shared.digest), payload[HEADER_BYTES:])
+    return [pack_update({"payload": claims_half}, METRICS)]
 
 
 HOSTILE: dict[str, tuple[str, Change]] = {
-    "truncated": ("checksum", edit(lambda payload: payload[:-7])),
-    "nearly empty": ("truncated", edit(lambda payload: payload[:5])),
-    "empty": ("truncated", edit(lambda payload: b"")),
-    "garbled": ("checksum", edit(lambda payload: payload[:200] + bytes([payload[200] ^ 1]) + payload[201:])),
-    "oversized": ("oversized", edit(lambda payload: payload + bytes(10_000_000))),
-    "noise": ("wrong-format", edit(lambda payload: bytes(1000))),
+    "truncated": ("checksum", edit_payload(lambda payload: payload[:-7])),
+    "nearly empty": ("truncated", edit_payload(lambda payload: payload[:5])),
+    "empty": ("truncated", edit_payload(lambda payload: b"")),
+    "garbled": ("checksum", edit_payload(lambda payload: payload[:200] + bytes([payload[200] ^ 1]) + payload[201:])),
+    "oversized": ("oversized", edit_payload(lambda payload: payload + bytes(10_000_000))),
+    "noise": ("wrong-format", edit_payload(lambda payload: bytes(1000))),
     "other theta": ("wrong-model", wrong_theta),
     "all-ones filter": ("implausible-delta", everything),
     "NaN loss": ("bad-metric", metrics(loss=math.nan)),
@@ -202,9 +199,9 @@ HEADS: dict[str, tuple[str, Change]] = {
     "NaN": ("bad-metric", head(math.nan)),
     "infinite": ("bad-metric", head(-math.inf)),
     "so large that everybody's logits overflow": ("bad-metric", head(3e38)),
-    "cut": ("bad-metric", edit(lambda payload: payload[:-4])),
-    "longer": ("oversized", edit(lambda payload: payload + bytes(4))),
-    "empty": ("truncated", edit(lambda payload: b"")),
+    "cut": ("bad-metric", edit_payload(lambda payload: payload[:-4])),
+    "longer": ("oversized", edit_payload(lambda payload: payload + bytes(4))),
+    "empty": ("truncated", edit_payload(lambda payload: b"")),
     "no payload": ("wrong-format", without("parts")),
 }
 
@@ -256,16 +253,17 @@ def test_an_error_for_an_answer_is_refused_in_one_short_line() -> None:
 # -- what a server may send
 
 
-@pytest.mark.parametrize(
-    ("names", "error"),
-    [
-        ([], TruncatedPayload),
-        (["head"], TruncatedPayload),
-        (["theta", "more"], WrongFormat),
-        (["theta", "head", "more"], WrongFormat),
-    ],
-)
-def test_a_client_reads_no_other_arrays(names: list[str], error: type[PayloadError]) -> None:
+@pytest.mark.parametrize("names", [[], ["head"], ["theta", "more"], ["theta", "head", "more"]])
+def test_a_client_reads_no_other_arrays(names: list[str]) -> None:
     blob = Array("uint8", (4,), "deltamask/bytes", b"1234")
+    limits = {"theta": Part(4), "head": Part(4, required=False)}
+    error = TruncatedPayload if set(names) <= set(limits) else WrongFormat
     with pytest.raises(error):
-        unpack_model(RecordDict({"parts": ArrayRecord(dict.fromkeys(names, blob))}), MODEL)
+        unpack_model(RecordDict({"parts": ArrayRecord(dict.fromkeys(names, blob))}), limits)
+
+
+@pytest.mark.parametrize(("size", "error"), [(0, TruncatedPayload), (5, OversizedPayload)])
+def test_a_client_reads_no_part_that_is_empty_or_too_large(size: int, error: type[PayloadError]) -> None:
+    blob = Array("uint8", (size,), "deltamask/bytes", bytes(size))
+    with pytest.raises(error):
+        unpack_model(RecordDict({"parts": ArrayRecord({"theta": blob})}), {"theta": Part(4)})

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from deploy.processes import kill_tree
 from tests.e2e.flower import Flower, simulate
 
 SMALL = "train-limit=240 test-limit=100 local-epochs=1 head-epochs=30"
@@ -56,7 +55,7 @@ def test_a_run_completes_when_a_supernode_is_killed(tmp_path: Path) -> None:
             end = time.monotonic() + 200
             while time.monotonic() < end and not rounds.is_file():
                 time.sleep(0.2)
-            os.killpg(nodes[2].pid, signal.SIGKILL)
+            kill_tree(nodes[2])
 
         killer = threading.Thread(target=kill_one_in_mid_run)
         killer.start()

@@ -40,6 +40,7 @@ RUNS: dict[str, dict[str, str | float | bool]] = {
     "fedavg": {"method": "fedavg"},
     "hidenseek": {"method": "hidenseek", "backbone": "lenet", "masked-blocks": 0, "head": "random", "density": 0.2},
 }
+RUNS["hidenseek"]["head-epochs"] = 300  # the default: a random head is not trained
 CODING = {"fedavg": "float32 both ways", "hidenseek": "signs as bits or by exact"}
 
 

@@ -7,11 +7,10 @@ both count them: the tail's parameters, then the head's weight and bias.
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 from numpy.typing import NDArray
 
+from common.digest import array_digest
 from common.errors import BadMetric, WrongModel
 from common.wire import HEADER_BYTES, PLAIN, Header, pack_payload, unpack_payload
 
@@ -34,7 +33,7 @@ WEIGHTS = 2
 
 def weights_digest(weights: NDArray[np.float32]) -> bytes:
     """8 bytes (BLAKE2b) that name a vector of weights."""
-    return hashlib.blake2b(weights.astype("<f4").tobytes(), digest_size=8).digest()
+    return array_digest(weights, "<f4")
 
 
 def weights_bytes(count: int) -> int:

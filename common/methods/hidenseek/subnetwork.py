@@ -7,7 +7,6 @@ bytes (they come from a seed, or from the same file on both sides), and no clien
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.codecs import get_codec
+from common.digest import DIGEST_BYTES, array_digest
 from common.errors import TruncatedPayload, WrongModel
 from common.methods.hidenseek.signed_constant import kept_factors, signed_constants
 from common.methods.hidenseek.signs import SignState, on_grid
@@ -24,7 +24,6 @@ __all__ = ["Magnitudes", "Subnetwork", "max_subnetwork_bytes"]
 
 Magnitudes = Literal["own", "constant"]
 """What becomes of the size of a kept weight: it stays, or it is its layer's standard deviation."""
-_DIGEST_BYTES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,24 +91,24 @@ class Subnetwork:
         """
         subnetwork = Subnetwork.unchecked(data, segments)
         prepared = subnetwork.prepare(weights, magnitudes)
-        if _digest(prepared) != data[:_DIGEST_BYTES]:
+        if _digest(prepared) != data[:DIGEST_BYTES]:
             raise WrongModel(
                 f"the pruned weights here have digest {_digest(prepared).hex()}, the server's "
-                f"{data[:_DIGEST_BYTES].hex()}: other frozen weights, or another head"
+                f"{data[:DIGEST_BYTES].hex()}: other frozen weights, or another head"
             )
         return subnetwork, prepared
 
     @staticmethod
     def unchecked(data: bytes, segments: tuple[int, ...]) -> Subnetwork:
         """As `from_bytes`, for who has no weights to compare."""
-        if len(data) < _DIGEST_BYTES:
-            raise TruncatedPayload(f"{len(data)} bytes of subnetwork; its digest alone has {_DIGEST_BYTES}")
-        return Subnetwork(get_codec("bitmap").decode(data[_DIGEST_BYTES:], _all(segments)), segments)
+        if len(data) < DIGEST_BYTES:
+            raise TruncatedPayload(f"{len(data)} bytes of subnetwork; its digest alone has {DIGEST_BYTES}")
+        return Subnetwork(get_codec("bitmap").decode(data[DIGEST_BYTES:], _all(segments)), segments)
 
 
 def max_subnetwork_bytes(d: int) -> int:
     """Most bytes of `Subnetwork.to_bytes` for so many weights."""
-    return _DIGEST_BYTES + max_payload_bytes(d)
+    return DIGEST_BYTES + max_payload_bytes(d)
 
 
 def _all(segments: tuple[int, ...]) -> SignState:
@@ -118,4 +117,4 @@ def _all(segments: tuple[int, ...]) -> SignState:
 
 
 def _digest(prepared: NDArray[np.float32]) -> bytes:
-    return hashlib.blake2b(prepared.astype("<f4").tobytes(), digest_size=_DIGEST_BYTES).digest()
+    return array_digest(prepared, "<f4")

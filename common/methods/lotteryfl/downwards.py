@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from common.digest import DIGEST_BYTES
 from common.errors import TruncatedPayload, WrongModel
 from common.methods.fedavg.vector import join_weights
 from common.methods.lotteryfl.ticket import mask_digest
@@ -22,8 +23,7 @@ from common.models.heads.base import Head
 
 __all__ = ["Global", "global_bytes", "pack_everything", "pack_kept", "unpack_global_weights"]
 
-_DIGEST_BYTES = 8
-_EVERYTHING = bytes(_DIGEST_BYTES)
+_EVERYTHING = bytes(DIGEST_BYTES)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Global:
 
 def global_bytes(tail_count: int, classes: int, features: int) -> int:
     """Most bytes of either form: the whole tail, and two heads."""
-    return 2 * _DIGEST_BYTES + 4 * tail_count + 2 * Head.size(classes, features)
+    return 2 * DIGEST_BYTES + 4 * tail_count + 2 * Head.size(classes, features)
 
 
 def pack_everything(tail: NDArray[np.float32], initial_head: Head, digest: bytes) -> bytes:
@@ -77,9 +77,9 @@ def unpack_global_weights(
     BadMetric
         If a value of the first head is not finite or too large.
     """
-    if len(data) < 2 * _DIGEST_BYTES:
-        raise TruncatedPayload(f"{len(data)} bytes; the two digests alone have {2 * _DIGEST_BYTES}")
-    digest, named, values = data[:_DIGEST_BYTES], data[_DIGEST_BYTES : 2 * _DIGEST_BYTES], data[2 * _DIGEST_BYTES :]
+    if len(data) < 2 * DIGEST_BYTES:
+        raise TruncatedPayload(f"{len(data)} bytes; the two digests alone have {2 * DIGEST_BYTES}")
+    digest, named, values = data[:DIGEST_BYTES], data[DIGEST_BYTES : 2 * DIGEST_BYTES], data[2 * DIGEST_BYTES :]
     if named == _EVERYTHING:
         if len(values) != 4 * tail_count + Head.size(classes, features) or head is None:
             raise WrongModel(f"{len(values)} bytes of weights; {tail_count} of the tail and two heads are needed")

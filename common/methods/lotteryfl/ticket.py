@@ -7,11 +7,10 @@ compressed. What goes downwards is in `common.methods.lotteryfl.downwards`.
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 from numpy.typing import NDArray
 
+from common.digest import array_digest
 from common.errors import BadCode, BadMetric, TruncatedPayload, WrongModel
 from common.methods.fedavg.payload import LARGEST
 from common.wire import HEADER_BYTES, PLAIN, Header, pack_payload, unpack_payload
@@ -29,8 +28,6 @@ __all__ = [
 TICKETS = 4
 """Method number of payloads of tickets."""
 
-_DIGEST_BYTES = 8
-
 
 def pack_mask(kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Bits of a mask, bool ``(count,)``, lowest first: uint8 ``(ceil(count / 8),)``."""
@@ -44,7 +41,7 @@ def unpack_mask(bits: NDArray[np.uint8], count: int) -> NDArray[np.bool_]:
 
 def mask_digest(kept: NDArray[np.bool_]) -> bytes:
     """8 bytes (BLAKE2b) that name a mask, bool ``(count,)``."""
-    return hashlib.blake2b(pack_mask(kept).tobytes(), digest_size=_DIGEST_BYTES).digest()
+    return array_digest(pack_mask(kept), "u1")
 
 
 def ticket_bytes(count: int) -> int:

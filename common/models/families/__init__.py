@@ -7,17 +7,17 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from common.models.families.convmixer import split_convmixer
-from common.models.families.plain_cnn import split_plain_cnn
+from common.models.families.model_split import ModelSplit
+from common.models.families.plain_convnet import split_plain_cnn
 from common.models.families.sequence import split_sequence
-from common.models.families.split import Split
 from common.models.families.vision_transformer import split_vision_transformer
 from common.models.input_spec import InputSpec
 from common.models.plain_cnn import PlainCNN
 
-__all__ = ["Split", "split_model"]
+__all__ = ["ModelSplit", "split_model"]
 
 
-def split_model(model: nn.Module, spec: InputSpec, masked_blocks: int) -> Split:
+def split_model(model: nn.Module, spec: InputSpec, masked_blocks: int) -> ModelSplit:
     """Split a model below its last blocks.
 
     Parameters

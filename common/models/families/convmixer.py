@@ -6,7 +6,7 @@ import torch
 from timm.models.convmixer import ConvMixer
 from torch import nn
 
-from common.models.families.split import Split, cut, numbered
+from common.models.families.model_split import ModelSplit, cut, numbered_blocks
 
 __all__ = ["split_convmixer"]
 
@@ -24,9 +24,9 @@ class _Tail(nn.Module):
         return features
 
 
-def split_convmixer(mixer: ConvMixer, masked_blocks: int) -> Split:
+def split_convmixer(mixer: ConvMixer, masked_blocks: int) -> ModelSplit:
     """Split a ConvMixer; activations are maps ``(n, width, side, side)``."""
-    blocks = cut(numbered("blocks", mixer.blocks), masked_blocks)
+    blocks = cut(numbered_blocks("blocks", mixer.blocks), masked_blocks)
     first = len(mixer.blocks) - len(blocks)
     prefix = nn.Sequential(mixer.stem, mixer.blocks[:first])
-    return Split(prefix, _Tail(mixer, first), blocks, len(mixer.blocks), int(mixer.head_hidden_size))
+    return ModelSplit(prefix, _Tail(mixer, first), blocks, len(mixer.blocks), int(mixer.head_hidden_size))

@@ -9,8 +9,8 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
+from common.models.families.model_split import ModelSplit, cut, numbered_blocks
 from common.models.families.sequence import split_sequence
-from common.models.families.split import Split, cut, numbered
 from common.models.input_spec import InputSpec
 
 __all__ = ["split_open_clip"]
@@ -47,8 +47,11 @@ class _Tail(nn.Module):
 
 
 def split_open_clip(
-    tower: nn.Module, spec: InputSpec, masked_blocks: int, split_model: Callable[[nn.Module, InputSpec, int], Split]
-) -> Split:
+    tower: nn.Module,
+    spec: InputSpec,
+    masked_blocks: int,
+    split_model: Callable[[nn.Module, InputSpec, int], ModelSplit],
+) -> ModelSplit:
     """Split an image tower; activations are those of its trunk.
 
     Parameters
@@ -63,11 +66,11 @@ def split_open_clip(
         blocks = tuple((f"trunk.{name}", block) for name, block in trunk.blocks)
         linears = [module for module in tower.head.modules() if isinstance(module, nn.Linear)]
         features = linears[-1].out_features if linears else trunk.features
-        return Split(trunk.prefix, nn.Sequential(trunk.tail, tower.head), blocks, trunk.depth, features)
+        return ModelSplit(trunk.prefix, nn.Sequential(trunk.tail, tower.head), blocks, trunk.depth, features)
     if not isinstance(tower, VisionTransformer):
         return split_sequence(tower, spec, masked_blocks)
     resblocks = tower.transformer.resblocks
-    blocks = cut(numbered("transformer.resblocks", resblocks), masked_blocks)
+    blocks = cut(numbered_blocks("transformer.resblocks", resblocks), masked_blocks)
     first = len(resblocks) - len(blocks)
     features = int(tower.output_dim)
-    return Split(_Prefix(tower, first), _Tail(tower, first), blocks, len(resblocks), features)
+    return ModelSplit(_Prefix(tower, first), _Tail(tower, first), blocks, len(resblocks), features)

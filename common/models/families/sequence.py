@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from common.errors import ModelError, brief
-from common.models.families.split import Split, cut, numbered
+from common.models.families.model_split import ModelSplit, cut, numbered_blocks
 from common.models.input_spec import InputSpec
 
 __all__ = ["split_sequence"]
@@ -79,7 +79,7 @@ class _Tail(nn.Module):
         return features
 
 
-def split_sequence(model: nn.Module, spec: InputSpec, masked_blocks: int) -> Split:
+def split_sequence(model: nn.Module, spec: InputSpec, masked_blocks: int) -> ModelSplit:
     """Split any model with a sequence of blocks (or of stages, which then count as blocks), if that can be done.
 
     Further arguments of blocks, such as rotary position embeddings, are taken from a forward pass: they may depend on
@@ -108,7 +108,7 @@ def split_sequence(model: nn.Module, spec: InputSpec, masked_blocks: int) -> Spl
         for behind in ways:
             try:
                 further = _further_arguments(model, modules, images[:1])
-                split = Split(
+                split = ModelSplit(
                     _Prefix(model, modules[0]),
                     _Tail(model, modules, further, behind),
                     blocks,
@@ -129,7 +129,7 @@ def _sequence(model: nn.Module) -> list[tuple[str, nn.Module]]:
     for name in _NAMES:
         found = getattr(model, name, None)
         if isinstance(found, nn.Sequential | nn.ModuleList) and len(found):
-            return numbered(name, found)
+            return numbered_blocks(name, found)
     stages = [(f"layer{i}", getattr(model, f"layer{i}", None)) for i in range(1, 5)]  # as ResNets have them
     named = [(name, stage) for name, stage in stages if isinstance(stage, nn.Module)]
     if len(named) == len(stages):

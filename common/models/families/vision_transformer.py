@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from common.models.families.split import Split, cut, numbered
+from common.models.families.model_split import ModelSplit, cut, numbered_blocks
 
 __all__ = ["split_vision_transformer"]
 
@@ -38,9 +38,9 @@ class _Tail(nn.Module):
         return features
 
 
-def split_vision_transformer(vit: VisionTransformer, masked_blocks: int) -> Split:
+def split_vision_transformer(vit: VisionTransformer, masked_blocks: int) -> ModelSplit:
     """Split a Vision Transformer of timm; activations are tokens ``(n, tokens, width)``."""
-    blocks = cut(numbered("blocks", vit.blocks), masked_blocks)
+    blocks = cut(numbered_blocks("blocks", vit.blocks), masked_blocks)
     first = len(vit.blocks) - len(blocks)
     features = vit.head.out_features if isinstance(vit.head, nn.Linear) else vit.num_features
-    return Split(_Prefix(vit, first), _Tail(vit, first), blocks, len(vit.blocks), int(features))
+    return ModelSplit(_Prefix(vit, first), _Tail(vit, first), blocks, len(vit.blocks), int(features))

@@ -5,15 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from common.config.section import Section, Sections
 from common.errors import BadMetric
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["LARGEST", "FittedHead", "Head", "HeadKind", "softmax_head"]
 
@@ -33,8 +34,10 @@ class Head:
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Logits ``(n, classes)`` of features ``(n, features)``."""
+        import torch  # here, as in every kind of head: a config knows their names, and does not compute
+
         weight = torch.from_numpy(self.weight).to(features.device)
-        return F.linear(features, weight, torch.from_numpy(self.bias).to(features.device))
+        return torch.nn.functional.linear(features, weight, torch.from_numpy(self.bias).to(features.device))
 
     def to_bytes(self) -> bytes:
         """Weight, then bias, as little-endian float32."""

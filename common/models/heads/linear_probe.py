@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 
 from common.config.section import Section, Sections
 from common.models.heads.base import FittedHead, Head
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["LinearProbe", "LinearProbeSection", "average_heads", "fit_linear_probe"]
 
@@ -81,6 +82,9 @@ def fit_linear_probe(
     epochs, learning_rate
         Steps over all local data, and Adam's step.
     """
+    import torch
+    import torch.nn.functional as F
+
     weight = torch.zeros(classes, features.shape[1], device=features.device, requires_grad=True)
     bias = torch.zeros(classes, device=features.device, requires_grad=True)
     optimiser = torch.optim.Adam([weight, bias], lr=learning_rate)

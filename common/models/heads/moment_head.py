@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
-
-import torch
+from typing import TYPE_CHECKING, ClassVar
 
 from common.models.heads.base import FittedHead, Head
 from common.models.heads.moments import (
@@ -17,6 +15,9 @@ from common.models.heads.moments import (
     pack_moments,
     unpack_moments,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["MomentHead"]
 

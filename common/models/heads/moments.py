@@ -10,14 +10,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from common.errors import BadMetric
 from common.models.heads.base import LARGEST
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Moments", "max_moment_bytes", "measure_moments", "merge_moments", "pack_moments", "unpack_moments"]
 

@@ -16,7 +16,8 @@ from common.config.run import RunConfig
 from common.downlink import apply_chain, max_chain_bytes
 from common.messages import Part, unpack_model, unpack_round
 from common.methods.deltamask.config import DeltaMaskSection, HeadTrainingSection, frozen_head_rounds
-from common.models import Head, score
+from common.models.accuracy import loss_and_accuracy
+from common.models.heads import Head
 from common.theta import Version, probabilities
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
@@ -82,7 +83,7 @@ class DeltaMaskClient(ClientMethod):
         site, version, head, holds = self._receive(message, validation=True)
         site.backbone.masks.set_multiplier(torch.from_numpy(probabilities(version.theta)))
         batch_size = self.run.evaluation.eval_batch_size
-        found = score(site.backbone.tail, head, site.activations, site.labels, batch_size)
+        found = loss_and_accuracy(site.backbone.tail, head, site.activations, site.labels, batch_size)
         return Answer(site, Fit(*found), holds=holds)
 
     def _receive(self, message: RecordDict, validation: bool = False) -> _Received:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from common.models import Head
+from common.models.heads import Head
 from common.theta import Version
 from deltamask_client.run_file import RunFile
 

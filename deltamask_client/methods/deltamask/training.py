@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from common.models import Activations, Backbone, Head
+from common.models.activations import Activations
+from common.models.backbone import Backbone
+from common.models.heads import Head
 from common.theta import scores
 from deltamask_client.epochs import Fit, Progress, Recipe, run_epochs, silent
 

@@ -14,7 +14,9 @@ from common.messages import Part, unpack_model, unpack_round
 from common.methods.fedavg.config import WeightTrainingSection
 from common.methods.fedavg.payload import pack_weights, weights_digest
 from common.methods.fedavg.vector import join_weights
-from common.models import Head, TailWeights, score
+from common.models.accuracy import loss_and_accuracy
+from common.models.heads import Head
+from common.models.tail_weights import TailWeights
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
 from deltamask_client.methods.base import ClientMethod
@@ -74,4 +76,6 @@ class FedAvgClient(ClientMethod):
 def score_weights(run: RunConfig, site: Site, tail: NDArray[np.float32], head: Head) -> Fit:
     """Loss and accuracy of weights on a site's images; both 0 without images."""
     with TailWeights(site.backbone).borrowed(tail):
-        return Fit(*score(site.backbone.tail, head, site.activations, site.labels, run.evaluation.eval_batch_size))
+        return Fit(
+            *loss_and_accuracy(site.backbone.tail, head, site.activations, site.labels, run.evaluation.eval_batch_size)
+        )

@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from common.models import Activations, Backbone, Head, TailWeights
+from common.models.activations import Activations
+from common.models.backbone import Backbone
+from common.models.heads import Head
+from common.models.tail_weights import TailWeights
 from deltamask_client.epochs import Fit, Progress, Recipe, run_epochs, silent
 
 __all__ = ["WeightResult", "train_weights"]
@@ -25,7 +28,7 @@ class WeightResult:
     """What one client learnt in one round."""
 
     tail: NDArray[np.float32]
-    """Parameters of the blocks, `common.models.TailWeights`."""
+    """Parameters of the blocks, `common.models.tail_weights.TailWeights`."""
     head: Head
     fit: Fit
 

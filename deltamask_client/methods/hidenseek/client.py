@@ -26,7 +26,8 @@ from common.methods.hidenseek.signs import (
     positive_signs,
 )
 from common.methods.hidenseek.subnetwork import Subnetwork, max_subnetwork_bytes
-from common.models import Head, score
+from common.models.accuracy import loss_and_accuracy
+from common.models.heads import Head
 from common.theta import Version
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
@@ -101,7 +102,7 @@ class HideNseekClient(ClientMethod):
         site, network, _, held, scores = self._receive(message, validation=True)
         network.load(held.head, as_floats(positive_signs(held.signs.theta)) if scores is None else scores)
         batch_size = self.run.evaluation.eval_batch_size
-        found = score(site.backbone.tail, network.logits, site.activations, site.labels, batch_size)
+        found = loss_and_accuracy(site.backbone.tail, network.logits, site.activations, site.labels, batch_size)
         return Answer(site, Fit(*found), holds=self._kept(held) if scores is None else None)
 
     def _kept(self, held: Held) -> bytes | None:

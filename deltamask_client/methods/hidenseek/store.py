@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from common.models import Head
+from common.models.heads import Head
 from common.theta import Version
 from deltamask_client.run_file import RunFile
 

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.methods.hidenseek.sign_network import SignNetwork
-from common.models import Activations, Backbone, Head
+from common.models.activations import Activations
+from common.models.backbone import Backbone
+from common.models.heads import Head
 from deltamask_client.epochs import Fit, Progress, Recipe, run_epochs, silent
 
 __all__ = ["SignResult", "train_signs"]

@@ -22,7 +22,8 @@ from common.methods.hidenseek.config import DensitySection
 from common.methods.lotteryfl.config import LotterySection
 from common.methods.lotteryfl.downwards import Global, global_bytes, unpack_global_weights
 from common.methods.lotteryfl.ticket import mask_digest, pack_ticket
-from common.models import Head, TailWeights
+from common.models.heads import Head
+from common.models.tail_weights import TailWeights
 from deltamask_client.answer import Answer
 from deltamask_client.methods.base import ClientMethod
 from deltamask_client.methods.fedavg.client import score_weights

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.methods.lotteryfl.ticket import pack_mask, unpack_mask
-from common.models import Head
+from common.models.heads import Head
 from deltamask_client.run_file import RunFile
 
 __all__ = ["Ticket", "TicketStore"]

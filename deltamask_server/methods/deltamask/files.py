@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.models import Head
+from common.models.heads import Head
 from common.theta import ONE, probabilities
 from deltamask_server.model_form import Content, Layout, ModelForm, bits_of, by_tensor
 

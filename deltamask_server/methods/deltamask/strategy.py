@@ -19,15 +19,16 @@ from common.aggregation import RULES, Rule, fold_payload
 from common.aggregation.beta import BetaRule
 from common.aggregation.config import AggregationSection
 from common.codecs import SharedState
+from common.codecs.shared_masks import SharedMasks
 from common.downlink import Relayed, pack_exact, pack_relay
 from common.downlink.config import DownlinkSection
 from common.messages import Part, Parts, Update
 from common.methods.deltamask.config import DeltaMaskSection, frozen_head_rounds
-from common.models import Head
+from common.models.heads import Head
 from common.models.heads.linear_probe import average_heads
 from common.saved import Saved
 from common.theta import ONE, Version, probabilities, quantise
-from common.uniforms import SERVER_CLIENT
+from common.uniforms import SERVER_CLIENT, stream_key
 from common.wire import max_payload_bytes
 from deltamask_server.downlink import Downlink
 from deltamask_server.enrolment import Enrolment
@@ -87,6 +88,7 @@ class DeltaMask(RoundStrategy):
         self._start: Any = None  # of this round
         self._folded: Any = None
         self._relayed: dict[int, Relayed] = {}  # slot -> accepted payload of this round
+        self._drawn: SharedMasks | None = None  # what the masks m_g of this round's clients say together, for `exact`
         self._frozen_head_rounds = frozen_head_rounds
         self._heads: dict[int, tuple[Head, int]] = {}  # slot -> head trained in this round, and its examples
 
@@ -133,6 +135,7 @@ class DeltaMask(RoundStrategy):
         # `_aggregate` is replaced at the end only: a round without quorum leaves it as it was.
         self._start = self._folded = self._rule.start(self.theta, self._aggregate, server_round)
         self._relayed, self._heads = {}, {}
+        self._drawn = SharedMasks(self.theta) if self._form == "exact" else None
 
     def accept(self, update: Update, server_round: int, slot: int) -> None:
         """Decode the client's mask and fold it, and keep its head where that is trained."""
@@ -143,6 +146,8 @@ class DeltaMask(RoundStrategy):
         shared = SharedState.of(self._version, self._seed, server_round, slot, self._segments)
         self._folded = fold_payload(self._rule, self._folded, payload, shared, update.examples)
         self._relayed[slot] = Relayed(payload, update.examples)
+        if self._drawn is not None:  # while others still train
+            self._drawn.add(stream_key(self._seed, server_round, slot))
         if head is not None:
             self._heads[slot] = head, update.examples
 
@@ -159,7 +164,7 @@ class DeltaMask(RoundStrategy):
             if self._form == "relay":
                 first = self._rule.pack_start(start, before.theta)
                 return pack_relay(after, before, self._rule, first, server_round, self._relayed)
-            return pack_exact(after, before, self._seed, server_round, list(self._relayed))
+            return pack_exact(after, before, self._seed, server_round, list(self._relayed), self._drawn)
 
         self._downlink.publish(version, step if self._form in ("exact", "relay") else None)
         self._version = version

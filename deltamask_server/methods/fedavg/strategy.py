@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from common.messages import Part, Parts, Update
 from common.methods.fedavg.payload import unpack_weights, weights_bytes, weights_digest
 from common.methods.fedavg.vector import join_weights, split_weights
-from common.models import TailWeights
+from common.models.tail_weights import TailWeights
 from common.saved import Saved
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.methods.hidenseek.subnetwork import Magnitudes, Subnetwork
-from common.models import HEADS, Head
+from common.models.heads import HEADS, Head
 from deltamask_server.model_form import Content, Layout, ModelForm, bits_of, by_tensor
 
 __all__ = ["SignsForm"]

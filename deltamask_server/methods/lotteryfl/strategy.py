@@ -17,7 +17,7 @@ from common.methods.fedavg.payload import weights_digest
 from common.methods.fedavg.vector import join_weights
 from common.methods.lotteryfl.downwards import pack_everything, pack_kept
 from common.methods.lotteryfl.ticket import mask_digest, pack_mask, ticket_bytes, unpack_mask, unpack_ticket
-from common.models import Head
+from common.models.heads import Head
 from common.saved import Saved
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.fixed_point import FixedPointMean

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from deltamask_server.tools.cli import codec, doctor, export, inspect, model, predict, report
+from deltamask_server.tools.cli import codec, doctor, export, inspect, model, predict, report, watch
 
 __all__ = ["app", "main"]
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.add_typer(codec.app, name="codec")
 app.command("inspect")(inspect.inspect)
 app.command("model")(model.model)
+app.command("watch")(watch.watch)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.command("export")(export.export)

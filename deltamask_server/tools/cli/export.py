@@ -35,7 +35,7 @@ def export(
 
     from common.errors import DeltaMaskError
     from common.methods import METHODS
-    from common.models import Head
+    from common.models.heads import Head
     from deltamask_server.tools.finetuned import Place, write_finetuned
 
     source = run / "model.safetensors"
@@ -60,7 +60,7 @@ def export(
         }
         target = out or run / f"{what}.safetensors"
         head = Head(tensors.pop("head.weight"), tensors.pop("head.bias"))
-        write_finetuned(target, what, tensors, head, config, **place)
+        count = write_finetuned(target, what, tensors, head, config, **place)
     except (OSError, SafetensorError, KeyError, ValueError, DeltaMaskError) as error:
         fail(f"{source}: {type(error).__name__}: {error}; a finished run leaves this file", 1)
-    typer.echo(f"{target}: {target.stat().st_size:,} bytes, form {what}")
+    typer.echo(f"{target}: {target.stat().st_size:,} bytes, {what} of {count:,} masked weights")

@@ -45,7 +45,7 @@ def model(
     Exit status 1 if there is no such backbone, or it cannot be used.
     """
     from common.errors import ModelError
-    from common.models import load_backbone
+    from common.models.backbone import load_backbone
     from deltamask_server.tools.outline import outline, presets_table
 
     try:

@@ -20,7 +20,7 @@ def embedded_digest() -> str:
     ModelError
         If they are missing or damaged.
     """
-    from common.models import load_backbone
+    from common.models.backbone import load_backbone
 
     return load_backbone("letters-vit", "default", 0, 5).digest.hex()
 

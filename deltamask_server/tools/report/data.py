@@ -6,7 +6,6 @@ is always there is required; what came with a later version, or comes late in a 
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from common.errors import DataError
+from deltamask_server.results_file import read_results
 
 __all__ = ["Clients", "HeadRound", "KeptPayload", "OwnImages", "Round", "Run", "Traffic", "parse_run", "read_run"]
 
@@ -167,7 +167,7 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / "results.json"
     try:
-        results = json.loads(path.read_bytes())
+        results = read_results(folder)
     except FileNotFoundError:
         raise DataError(
             f"{folder}: no results.json in it; name the folder of a run, for instance runs/latest"

@@ -9,11 +9,11 @@ from torch import nn
 
 from common.errors import ModelError
 
-__all__ = ["Split", "cut", "numbered"]
+__all__ = ["ModelSplit", "cut", "numbered_blocks"]
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class ModelSplit:
     """A network in two parts: ``tail(prefix(images))`` is the whole, to the last bits of float32."""
 
     prefix: nn.Module
@@ -51,6 +51,6 @@ def cut(blocks: Sequence[tuple[str, nn.Module]], masked_blocks: int) -> tuple[tu
     return tuple(blocks[depth - masked_blocks :] if masked_blocks else blocks)
 
 
-def numbered(name: str, blocks: Iterable[nn.Module]) -> list[tuple[str, nn.Module]]:
+def numbered_blocks(name: str, blocks: Iterable[nn.Module]) -> list[tuple[str, nn.Module]]:
     """Names for the members of an ``nn.Sequential`` or ``nn.ModuleList``."""
     return [(f"{name}.{i}", block) for i, block in enumerate(blocks)]

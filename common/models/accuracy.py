@@ -12,11 +12,11 @@ from torch import nn
 
 from common.models.activations import Activations
 
-__all__ = ["score"]
+__all__ = ["loss_and_accuracy"]
 
 
 @torch.no_grad()
-def score(
+def loss_and_accuracy(
     tail: nn.Module,
     head: Callable[[torch.Tensor], torch.Tensor],
     activations: Activations,

@@ -1,0 +1,46 @@
+"""Reading what a run has written of itself: results.json, and rounds.jsonl while the run goes on.
+
+A run of many rounds would write a file that grows with every round again and again. So a round is a line appended to
+rounds.jsonl, and results.json, which has everything else, gets the rounds when the run ends.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["newest_change", "read_results"]
+
+_RESULTS, _ROUNDS = "results.json", "rounds.jsonl"
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """All that a run has written so far, as results.json has it in the end.
+
+    Raises
+    ------
+    OSError, ValueError
+        If there is no results.json in the folder, or it is no JSON.
+    """
+    results: dict[str, Any] = json.loads((folder / _RESULTS).read_bytes())
+    if isinstance(results, dict) and results.get("status") == "running" and results.get("rounds") == []:
+        results["rounds"] = _read_rounds(folder / _ROUNDS)
+        kept = [entry for entry in results["rounds"] if entry.get("payload")]
+        if kept:
+            results["payload"] = {"round": kept[-1]["round"], **kept[-1]["payload"]}
+    return results
+
+
+def newest_change(folder: Path) -> int:
+    """When the run last wrote anything, nanoseconds since 1970."""
+    files = (folder / _RESULTS, folder / _ROUNDS)
+    return max(file.stat().st_mtime_ns for file in files if file.is_file())
+
+
+def _read_rounds(path: Path) -> list[dict[str, Any]]:
+    """The rounds that are there whole: the last line may be half written."""
+    if not path.is_file():
+        return []
+    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in whole]

@@ -1,0 +1,27 @@
+"""``deltamask watch``: a run as a live table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deltamask_server.tools.cli.output import fail
+
+__all__ = ["watch"]
+
+
+def watch(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.")] = Path("runs/latest"),
+) -> None:
+    """Follow a run until it ends, as a live table; in a log or pipe, as one line a round.
+
+    Exit status 1 if the run does not complete, 2 if there is none.
+    """
+    run = folder.resolve()  # now: `latest` may point to another run before this one ends
+    if not (run / "results.json").is_file():
+        fail(f"no run at {run}: start one, or name its folder", 2)
+    from deltamask_server.tools.watch import follow
+
+    raise typer.Exit(0 if follow(run) else 1)
