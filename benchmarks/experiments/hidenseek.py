@@ -58,7 +58,7 @@ SEARCH: dict[str, dict[str, Any]] = {
     "turn share 0.3": {"sign-turn-share": 0.3},
     "momentum 0.5": {"sign-momentum": 0.5},
     "init 0.3": {"score-init": 0.3},
-    "scores uploaded": {"upload": "scores"},
+    "scores uploaded": {"upload": "scores", "sign-turn-share": 0.5},  # the default: no sign is voted on
 }
 """Changes from `SIGNS`; with none, and `local-only`, it is the comparison's. All clients have as many examples: to
 weigh them changes nothing here."""

@@ -38,8 +38,11 @@ RUNS: dict[str, dict[str, str | float | bool]] = {
     "bloom": {"codec": "bloom"},
     "bits": {"codec": "bits"},
     "fedavg": {"method": "fedavg"},
-    "hidenseek": {"method": "hidenseek", "backbone": "lenet", "masked-blocks": 0, "head": "random", "density": 0.2},
-}
+    "hidenseek": {
+        "method": "hidenseek", "backbone": "lenet", "masked-blocks": 0, "density": 0.2,
+        "head": "random", "head-epochs": 300,  # the default: this head has no epochs
+    },
+}  # fmt: skip
 CODING = {"fedavg": "float32 both ways", "hidenseek": "signs as bits or by exact"}
 
 
