@@ -7,10 +7,11 @@ import pkgutil
 from typing import Any
 
 import pytest
+from flwr.common.config import parse_config_args
 
 from benchmarks import experiments, thin_link
 from common.config.run import RunConfig, defaults, parse_run_config
-from tests.e2e import test_every_codec, test_mixed_codecs
+from tests.e2e import test_deployment, test_every_codec, test_mixed_codecs, test_tls
 
 Values = dict[str, Any]
 
@@ -30,6 +31,10 @@ CONFIGS = (
     | {f"thin-link/{way}": config for way, config in thin_link.WAYS.items()}
     | {f"e2e/{name}": test_every_codec.CONFIG | config for name, config in test_every_codec.RUNS.items()}
     | {"e2e/mixed": test_mixed_codecs.CONFIG}
+    | {
+        f"e2e/{text}": parse_config_args([text])
+        for text in (test_deployment.EQUAL, test_deployment.KILLED, f"{test_tls.RUN} min-clients=1")
+    }
 )
 
 
