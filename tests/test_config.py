@@ -28,7 +28,7 @@ def test_pyproject_lists_every_key_with_its_default() -> None:
     assert parse_run_config(listed) == RunConfig()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.toml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.toml")), ids=lambda path: path.stem)
 def test_config_files_are_valid(path: Path) -> None:
     parse_run_config(RunConfig().as_dict() | tomllib.loads(path.read_text()))
 
@@ -69,9 +69,24 @@ CHOICES: dict[str, list[dict[str, object]]] = {
 """Every way to put the sections under a key to use."""
 
 
-def other(field: FieldInfo) -> object:
+VALUES: dict[str, object] = {
+    "method": "fedavg",
+    "head": "ridge",
+    "participation": 0.5,
+    "validation-fraction": 0.2,
+    "backbone": "lenet",
+    "weights": "random",
+    "dataset": "cifar10",
+    "output-dir": "elsewhere",
+}
+"""Other values of keys that no rule finds one for."""
+
+
+def other(key: str, field: FieldInfo) -> object:
     """A valid value that is not the default."""
     choices = get_args(field.annotation)
+    if key in VALUES:
+        return VALUES[key]
     if choices:
         return next(choice for choice in choices if choice != field.default)
     if isinstance(field.default, bool):
@@ -91,7 +106,7 @@ def test_a_key_without_effect_is_refused_with_the_choice_by_which_it_has_none(ki
     assert used, "no choice puts it to use"
     assert unused, "it is always in use"
     for field, about in kind.model_fields.items():
-        key, value = kebab(field), other(about)
+        key, value = kebab(field), other(kebab(field), about)
         if not value:  # there is nothing else to choose yet
             continue
         for choice in used:
@@ -100,6 +115,14 @@ def test_a_key_without_effect_is_refused_with_the_choice_by_which_it_has_none(ki
             with pytest.raises(ConfigError, match=rf"{key} = .* has no effect under [a-z-]+ = ") as refusal:
                 parse_run_config(choice | {key: value})
             assert f"under {kind.under} = " in str(refusal.value) or "under method = " in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in all_sections() if not kind.under], ids=lambda kind: kind.__name__)
+def test_keys_of_every_run_are_taken_under_every_method(kind: type[Section]) -> None:
+    for field, about in kind.model_fields.items():
+        key, value = kebab(field), other(kebab(field), about)
+        for method in METHODS:
+            assert parse_run_config({"method": method} | {key: value}).as_dict()[key] == value != about.default
 
 
 def test_each_of_several_keys_without_effect_is_named() -> None:

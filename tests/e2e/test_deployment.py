@@ -12,7 +12,9 @@ import pytest
 from deploy.processes import kill_tree
 from tests.e2e.flower import Flower, simulate
 
-SMALL = "train-limit=240 test-limit=100 local-epochs=1 head-epochs=30"
+SMALL = "train-limit=240 test-limit=100 local-epochs=1"
+EQUAL = f"{SMALL} num-server-rounds=3 min-clients=3 seed=7 head='ridge' validation-fraction=0.2"
+KILLED = f"{SMALL} head-epochs=30 num-server-rounds=3 min-clients=2 round-timeout-seconds=120"
 
 
 def digests(results: dict) -> list[str]:
@@ -20,15 +22,14 @@ def digests(results: dict) -> list[str]:
 
 
 def test_deployment_over_grpc_equals_simulation(tmp_path: Path) -> None:
-    config = f"{SMALL} num-server-rounds=3 min-clients=3 seed=7 head='ridge' validation-fraction=0.2"
-    status, log = simulate(tmp_path / "simulation", config, supernodes=3)
+    status, log = simulate(tmp_path / "simulation", EQUAL, supernodes=3)
     assert status == 0, log
     simulated = json.loads((tmp_path / "simulation" / "runs" / "latest" / "results.json").read_text())
     assert simulated["status"] == "completed"
     with Flower(tmp_path / "deployment") as flower:
         for partition in range(3):
             flower.supernode(partition, of=3)
-        deployed, log = flower.run(config)
+        deployed, log = flower.run(EQUAL)
         assert deployed["status"] == "completed", log + flower.logs()
 
     assert digests(deployed) == digests(simulated)
@@ -46,7 +47,6 @@ def test_deployment_over_grpc_equals_simulation(tmp_path: Path) -> None:
 
 
 def test_a_run_completes_when_a_supernode_is_killed(tmp_path: Path) -> None:
-    config = f"{SMALL} num-server-rounds=3 min-clients=2 round-timeout-seconds=120"
     with Flower(tmp_path / "deployment") as flower:
         nodes = [flower.supernode(partition, of=3) for partition in range(3)]
 
@@ -59,7 +59,7 @@ def test_a_run_completes_when_a_supernode_is_killed(tmp_path: Path) -> None:
 
         killer = threading.Thread(target=kill_one_in_mid_run)
         killer.start()
-        results, log = flower.run(config)
+        results, log = flower.run(KILLED)
         killer.join()
 
     assert results["status"] == "completed", log
