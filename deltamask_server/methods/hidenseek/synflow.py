@@ -1,8 +1,8 @@
 """Pruning before training and without data: which weights stay, by synaptic flow.
 
 Tanaka et al.: Pruning neural networks without any data by iteratively conserving synaptic flow, arXiv 2006.05467. With
-all weights made positive, R is the sum of the outputs for an input of ones, and a weight's score is ``w * dR/dw``: what
-of R goes through it. One cut by these scores empties whole layers, so there are many small ones, each by new scores.
+all weights made positive, R is the sum of the outputs for an input of ones, and a weight's saliency is ``w * dR/dw``:
+what of R goes through it. One cut by these empties whole layers, so there are many small ones, each by new saliencies.
 How ties are decided, and what is done with biases and norms, is our choice.
 """
 
@@ -81,14 +81,14 @@ def prune(
         return kept
     flow = _Flow(parts, head_weight)
     for i in range(1, passes + 1):
-        kept = _cut(flow.scores(kept), kept, round(density ** (i / passes) * len(kept)))
+        kept = _cut(flow.saliencies(kept), kept, round(density ** (i / passes) * len(kept)))
     advice = f"density = {density}, passes = {passes}: raise density" + (", or passes to 100" if passes < 100 else "")
     first = 0
     for name, shape in shapes:
         if not kept[first : first + prod(shape)].any():
             raise ModelError(f"pruning leaves none of the {prod(shape):,} weights of {name} ({advice})")
         first += prod(shape)
-    if not flow.scores(kept).any():
+    if not flow.saliencies(kept).any():
         raise ModelError(f"pruning leaves no path from the input to any output ({advice})")
     return kept
 
@@ -116,7 +116,7 @@ class _Flow:
         for weight in self._weights:
             weight.requires_grad_(True)
 
-    def scores(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def saliencies(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
         """``w * dR/dw`` of each weight while those that are not kept are 0."""
         with torch.no_grad():
             parts = torch.split(self._magnitudes * torch.from_numpy(kept), [w.numel() for w in self._weights])
@@ -128,13 +128,13 @@ class _Flow:
             slopes = torch.autograd.grad(total, self._weights, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             flat = torch.cat([(w * slope).flatten() for w, slope in zip(self._weights, slopes, strict=True)])
-        scores: NDArray[np.float64] = flat.abs().numpy()
-        if not np.isfinite(scores).all():
+        saliencies: NDArray[np.float64] = flat.abs().numpy()
+        if not np.isfinite(saliencies).all():
             raise ModelError(
                 "pruning: the sum of the outputs for an input of ones is no finite number: without its norms this "
                 "network amplifies too much. density = 1 prunes nothing; lenet, conv4 and conv6 can be pruned"
             )
-        return scores
+        return saliencies
 
 
 class OpenAttention(TorchFunctionMode):
@@ -165,15 +165,15 @@ class OpenAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _cut(scores: NDArray[np.float64], kept: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
-    """The ``count`` highest scores among those kept, ties to the lower position.
+def _cut(saliencies: NDArray[np.float64], kept: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """The ``count`` highest saliencies among those kept, ties to the lower position.
 
-    Two weights that follow each other on a path without branches have equal scores but for rounding, which differs from
-    machine to machine. So scores are compared by 24 significant bits.
+    Two weights that follow each other on a path without branches have equal saliencies but for rounding, which differs
+    from machine to machine. So saliencies are compared by 24 significant bits.
     """
-    # Only those kept are looked at: a weight may stay with score 0, and must not lose to one that went before.
+    # Only those kept are looked at: a weight may stay with saliency 0, and must not lose to one that went before.
     places = np.flatnonzero(kept)
-    bits = scores[places].view(np.int64)  # floats >= 0 are in the order of their bits
+    bits = saliencies[places].view(np.int64)  # floats >= 0 are in the order of their bits
     ranks = (bits + (1 << (_DROPPED_BITS - 1))) >> _DROPPED_BITS
     chosen = np.zeros_like(kept)
     if count:
