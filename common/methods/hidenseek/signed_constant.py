@@ -2,8 +2,8 @@
 
 Signed constants are those of Zhou et al. (arXiv 1905.01067) and Ramanujan et al. (arXiv 1911.13299). Their magnitude is
 the standard deviation of the distribution that weights are drawn from; here it is that of the weights themselves, so
-that those from a file have one too (our choice). Where weights are pruned by saliency, take that of the drawn weights and
-set the constants afterwards: equal magnitudes make saliencies equal, and then positions decide what stays.
+that those from a file have one too (our choice). Where weights are pruned by saliency, take that of the drawn weights
+and set the constants afterwards: equal magnitudes make saliencies equal, and then positions decide what stays.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ def mean_temperature(moments: Moments) -> float:
     """A seventh of the features' standard deviation times the root mean square distance between two class means; 1 if
     all means are one.
 
-    A difference of logits ``(mean_1 - mean_2) . x`` is such a product, and so changes with the scale of the features as it
-    must.
+    A difference of logits ``(mean_1 - mean_2) . x`` is such a product, and so changes with the scale of the features as
+    it must.
     """
     seen = moments.means[moments.counts > 0]
     # Over all ordered pairs of different classes, by the identity sum |a - b|^2 = 2 k sum |a - centre|^2.
