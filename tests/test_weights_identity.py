@@ -39,7 +39,8 @@ def test_another_file_seed_size_or_split_is_another_digest(tmp_path: Path) -> No
 def test_a_damaged_or_unwritable_cache_costs_time_only(tmp_path: Path) -> None:
     expected = load_backbone("lenet", "default", 0, 0, cache=tmp_path).digest
     (file,) = (tmp_path / "digests").iterdir()
-    for content in (b"", b"damaged", file.read_bytes()[:-1]):
+    whole = file.read_bytes()
+    for content in (b"", b"damaged", whole[:-1], whole[:-16] + bytes([whole[-16] ^ 1]) + whole[-15:]):
         file.write_bytes(content)
         assert load_backbone("lenet", "default", 0, 0, cache=tmp_path).digest == expected
     (tmp_path / "blocked").write_text("no folder")

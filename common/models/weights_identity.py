@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.digest import digest8
 from common.files import file_identity, kept_array, replacing
 from common.models.letters import find_letters_weights
 from common.models.presets import Source
@@ -60,7 +61,8 @@ def kept_digest(asked: bytes, compute: Callable[[], bytes], cache: Path) -> byte
     compute
         Gives the 8 bytes.
     cache
-        The digest stands in a file of 8 bytes below this folder. One that cannot be written costs time only.
+        The digest stands in a small file below this folder, with a check sum. One that is damaged or cannot be written
+        costs time only.
     """
     versions = []
     for library in _LIBRARIES:
@@ -71,12 +73,14 @@ def kept_digest(asked: bytes, compute: Callable[[], bytes], cache: Path) -> byte
     key = hashlib.blake2b(asked + repr((_FORMAT, versions)).encode(), digest_size=16).hexdigest()
     path = cache / "digests" / f"{key}.npy"
     found = kept_array(path)
-    if found is not None and found.dtype == np.uint8 and found.shape == (8,):
-        return found.tobytes()
+    if found is not None:
+        digest, check = found.tobytes()[:8], found.tobytes()[8:]
+        if check == digest8(asked, digest):
+            return digest
     digest = compute()
     try:
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, np.frombuffer(digest, np.uint8))
+            np.save(file, np.frombuffer(digest + digest8(asked, digest), np.uint8))
     except OSError:  # a read-only or full disk
         pass
     return digest
