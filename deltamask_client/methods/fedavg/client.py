@@ -24,7 +24,7 @@ from deltamask_client.methods.fedavg.training import train_weights
 from deltamask_client.personal import personal_test
 from deltamask_client.site import Site, progress_of, recipe_of
 
-__all__ = ["FedAvgClient", "score_weights"]
+__all__ = ["FedAvgClient", "evaluate_weights"]
 
 
 class FedAvgClient(ClientMethod):
@@ -58,7 +58,7 @@ class FedAvgClient(ClientMethod):
     def evaluate(self, message: RecordDict) -> Answer:
         """Loss and accuracy of the global weights on the images held out."""
         site, tail, head, _ = self._receive(message, validation=True)
-        return Answer(site, score_weights(self.run, site, tail, head))
+        return Answer(site, evaluate_weights(self.run, site, tail, head))
 
     def _receive(self, message: RecordDict, validation: bool = False) -> tuple[Site, NDArray[np.float32], Head, bytes]:
         """Site, parameters of the blocks, head, and the digest of both."""
@@ -73,7 +73,7 @@ class FedAvgClient(ClientMethod):
         return site, tail, head, weights_digest(join_weights(tail, head))
 
 
-def score_weights(run: RunConfig, site: Site, tail: NDArray[np.float32], head: Head) -> Fit:
+def evaluate_weights(run: RunConfig, site: Site, tail: NDArray[np.float32], head: Head) -> Fit:
     """Loss and accuracy of weights on a site's images; both 0 without images."""
     with TailWeights(site.backbone).borrowed(tail):
         return Fit(

@@ -26,7 +26,7 @@ from common.models.heads import Head
 from common.models.tail_weights import TailWeights
 from deltamask_client.answer import Answer
 from deltamask_client.methods.base import ClientMethod
-from deltamask_client.methods.fedavg.client import score_weights
+from deltamask_client.methods.fedavg.client import evaluate_weights
 from deltamask_client.methods.fedavg.training import train_weights
 from deltamask_client.methods.lotteryfl.pruning import prune
 from deltamask_client.methods.lotteryfl.store import Ticket, TicketStore
@@ -85,7 +85,7 @@ class LotteryClient(ClientMethod):
     def evaluate(self, message: RecordDict) -> Answer:
         """Loss and accuracy of the global weights that this client keeps, on the images held out."""
         site, found, _ = self._receive(message, validation=True)
-        fit = score_weights(self.run, site, *split_weights(found.weights, len(site.classes), site.backbone.features))
+        fit = evaluate_weights(self.run, site, *split_weights(found.weights, len(site.classes), site.backbone.features))
         return Answer(site, fit, holds=self.holds())
 
     def _receive(self, message: RecordDict, validation: bool = False) -> tuple[Site, Global, Ticket]:
@@ -118,7 +118,7 @@ class LotteryClient(ClientMethod):
         if self.run.data.validation_fraction:
             held_out = load_site(self.run, self.node, site.classes, validation=True)
         judge = held_out if len(held_out.labels) else site
-        return score_weights(
+        return evaluate_weights(
             self.run, judge, *split_weights(weights, len(site.classes), site.backbone.features)
         ).accuracy
 
