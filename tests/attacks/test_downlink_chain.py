@@ -35,6 +35,7 @@ from common.errors import (
     TruncatedPayload,
     WrongFormat,
     WrongModel,
+    WrongSlot,
 )
 from common.theta import Version, quantise, theta_digest
 from tests.conftest import local_step
@@ -145,6 +146,31 @@ def test_fields_of_the_header(place: int, value: bytes) -> None:
     data = STEP[:place] + value + STEP[place + len(value) : -4]
     with pytest.raises((WrongFormat, WrongModel)):
         receive([data + zlib.crc32(data).to_bytes(4, "little")])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "error"),
+    [
+        (4, b"\0", WrongFormat),  # number of the rule
+        (4, b"\xff", WrongFormat),
+        (5, struct.pack("<H", 17), BadGeometry),  # bytes of its start
+        (5, struct.pack("<H", 65_535), TruncatedPayload),
+        (7, struct.pack("<H", 1025), BadGeometry),  # payloads
+        (7, struct.pack("<H", 5), TruncatedPayload),
+        (7, struct.pack("<H", 3), WrongFormat),
+        (9, struct.pack("<H", 65_535), BadGeometry),  # masks before the round
+        (11, struct.pack("<d", np.nan), BadGeometry),  # prior
+        (11, struct.pack("<d", 0.5), BadGeometry),
+        (19, struct.pack("<d", np.nan), BadGeometry),  # clip
+        (19, struct.pack("<d", 0.5), BadGeometry),
+        (27, struct.pack("<I", 1), WrongSlot),  # the first slot, which its payload names too
+    ],
+)
+def test_a_relay_whose_front_lies(place: int, value: bytes, error: type[PayloadError]) -> None:
+    step, after = FORMS["relay"]
+    body = step[HEADER:-4]
+    with pytest.raises(error):
+        receive([sealed(step[3], body[:place] + value + body[place + len(value) :], after, OLD)])
 
 
 def test_bases_in_a_circle_end() -> None:
