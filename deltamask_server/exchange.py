@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterable, Iterator
 
@@ -13,6 +14,8 @@ __all__ = ["exchange"]
 _FIRST_POLL, _SLOWEST_POLL = 0.1, 2.0
 _MOST_BYTES, _MOST_REPLIES = 1 << 26, 32
 """Of replies that are pulled at once: Flower inflates all of them before it gives out the first."""
+_LARGE = 1 << 20
+"""Bytes of a record that memory is cleared of at once; smaller ones wait for Python's own collector."""
 
 
 def exchange(grid: Grid, messages: Iterable[Message], timeout: float, reply_bytes: int = 0) -> Iterator[Message]:
@@ -31,8 +34,12 @@ def exchange(grid: Grid, messages: Iterable[Message], timeout: float, reply_byte
     reply_bytes
         No reply is expected to be larger.
     """
-    pending = [message_id for message_id in grid.push_messages(list(messages)) if message_id]
-    del messages
+    pushed = list(messages)
+    large = max((record.count_bytes() for message in pushed for record in message.content.values()), default=0) > _LARGE
+    pending = [message_id for message_id in grid.push_messages(pushed) if message_id]
+    del messages, pushed
+    if large:
+        gc.collect()  # a RecordDict refers to itself, and what it holds would stay for rounds; clients train meanwhile
     end, wait = time.monotonic() + timeout, _FIRST_POLL
     most = max(1, min(_MOST_REPLIES, _MOST_BYTES // max(1, reply_bytes)))
     while pending:

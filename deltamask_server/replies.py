@@ -37,7 +37,7 @@ def collect(
     Parameters
     ----------
     replies
-        As they come.
+        As they come; each is emptied once it has been counted.
     addresses
         Metadata of the messages that were sent, by client.
     tally
@@ -55,31 +55,48 @@ def collect(
         if asked is None:
             asked = {address.message_id: client for client, address in addresses.items()}
         client = asked.get(reply.metadata.reply_to_message_id)
-        try:
-            if client is None:
-                raise PayloadError("it answers no message of this round")
-            if reply.has_error():
-                reason = _ERROR_REASONS.get(reply.error.code, "client-error")
-                print(f"  client {client}: {reason}: {brief(reply.error.reason)}")
-                tally.drop(client, reason)
-                # Its theta may be lost, or not the one we think: the next message brings everything.
-                note_holding(client, None)
-                continue
-            if client in tally.payload_bytes:
-                raise DuplicateReply(f"client {client} has answered already")
-            update = unpack(reply.content)
-            accept(client, update)
-        except PayloadError as error:
-            print(f"  client {client}: reply dropped, {error.reason}: {brief(error)}")
-            tally.drop(client, error.reason)
-            continue
-        except Exception as error:  # a decoder bug that one client's bytes reach must not end everybody's run
-            print(f"  client {client}: reply dropped, the decoder failed: {type(error).__name__}: {brief(error)}")
-            tally.drop(client, "decoder-failed")
-            continue
-        tally.failures.pop(client, None)
-        tally.payload_bytes[client] = update.size
-        tally.record_bytes[client] = sum(record.count_bytes() for record in reply.content.values())
-        tally.metrics[client] = dict(update.metrics)
-        note_holding(client, update.holds)
+        if client is not None and reply.has_error():
+            reason = _ERROR_REASONS.get(reply.error.code, "client-error")
+            print(f"  client {client}: {reason}: {brief(reply.error.reason)}")
+            tally.drop(client, reason)
+            # Its theta may be lost, or not the one we think: the next message brings everything.
+            note_holding(client, None)
+        else:
+            _take(reply, client, tally, unpack, accept, note_holding)
+        if reply.has_content():
+            # A payload may be as large as the model, and is not to lie here while the next one is pulled; Flower's
+            # records refer to themselves, so that they outlive the last use of them.
+            reply.content.clear()
+        del reply
     tally.close()
+
+
+def _take(
+    reply: Message,
+    client: int | None,
+    tally: Tally,
+    unpack: Callable[[RecordDict], Update],
+    accept: Callable[[int, Update], None],
+    note_holding: Callable[[int, bytes | None], None],
+) -> None:
+    """Check one reply and pass it on, or count why not."""
+    try:
+        if client is None:
+            raise PayloadError("it answers no message of this round")
+        if client in tally.payload_bytes:
+            raise DuplicateReply(f"client {client} has answered already")
+        update = unpack(reply.content)
+        accept(client, update)
+    except PayloadError as error:
+        print(f"  client {client}: reply dropped, {error.reason}: {brief(error)}")
+        tally.drop(client, error.reason)
+        return
+    except Exception as error:  # a decoder bug that one client's bytes reach must not end everybody's run
+        print(f"  client {client}: reply dropped, the decoder failed: {type(error).__name__}: {brief(error)}")
+        tally.drop(client, "decoder-failed")
+        return
+    tally.failures.pop(client, None)
+    tally.payload_bytes[client] = update.size
+    tally.record_bytes[client] = sum(record.count_bytes() for record in reply.content.values())
+    tally.metrics[client] = dict(update.metrics)
+    note_holding(client, update.holds)

@@ -54,4 +54,5 @@ class MemoryGrid(Grid):
 
 
 def answer(message: Message, content: RecordDict | Error) -> Message:
-    return Message(content, reply_to=message)
+    """A reply; its content is its own, as it is behind a network."""
+    return Message(RecordDict(dict(content)) if isinstance(content, RecordDict) else content, reply_to=message)

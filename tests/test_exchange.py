@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from collections.abc import Iterable
@@ -11,7 +12,8 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from deltamask_server.exchange import exchange
-from tests.grid import MemoryGrid, answer
+from tests.federation import node, run_rounds, strategy
+from tests.grid import MemoryGrid, Node, answer
 
 
 class ForgetfulGrid(MemoryGrid):
@@ -66,3 +68,36 @@ def test_whoever_does_not_answer_is_waited_for_until_the_time_is_up() -> None:
     grid = ForgetfulGrid(3)
     grid.nodes[1] = lambda message: []
     assert len(list(exchange(grid, messages(3), timeout=0.3))) == 2
+
+
+class InflatingGrid(ForgetfulGrid):
+    """Makes replies when they are pulled, as Flower does, and notes what of the round is in memory just before."""
+
+    def __init__(self, nodes: dict[int, Node]) -> None:
+        super().__init__(0)
+        self.nodes = nodes
+        self.inflated: list[weakref.ref[ConfigRecord]] = []
+        self.alive: list[tuple[int, int]] = []
+        """Contents that were sent, and records of replies that were pulled."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        sent = sum(content() is not None for content in self.contents)
+        self.alive.append((sent, sum(reply() is not None for reply in self.inflated)))
+        replies = [copy.deepcopy(reply) for reply in super().pull_messages(message_ids)]
+        self.inflated += [weakref.ref(reply.content["parts"]) for reply in replies if "parts" in reply.content]
+        return replies
+
+
+def test_a_round_holds_no_message_and_no_reply_that_it_is_done_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    deltamask = strategy()
+    limit = sum(part.limit for part in deltamask.expected(1).values())
+    monkeypatch.setattr("deltamask_server.exchange._MOST_BYTES", 2 * limit)
+    monkeypatch.setattr("deltamask_server.exchange._LARGE", 0)
+    grid = InflatingGrid({client: node(client) for client in range(5)})
+    assert len(deltamask._enrolment.online(grid)) == 5
+    grid.contents.clear(), grid.pulled.clear(), grid.alive.clear()  # of introductions, which are small
+    reports = run_rounds(deltamask, grid, rounds=2)
+    assert [len(report.tally.payload_bytes) for report in reports] == [5, 5]
+    assert len(grid.contents) == len(grid.inflated) == 10
+    assert grid.pulled == [2, 2, 1] * 2
+    assert grid.alive == [(0, 0)] * 6
