@@ -115,11 +115,38 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(name: str, tmp_path: Path) -> 
     assert json.dumps(second.state().values) == json.dumps(server.state().values)
 
 
+@pytest.mark.parametrize("name", ["relay, posterior remembered", "head trained"])
+def test_clients_that_lost_their_disks_meanwhile_change_nothing_but_bytes(name: str, tmp_path: Path) -> None:
+    run = RunConfig(**(SHARED | {"head_epochs": 10} | RUNS[name]))
+    before = Federation(run, tmp_path / "before")
+    server = before.server()
+    server.fit_head(before.grid, 30.0)
+    before.play(server, STOP)
+    state = written_and_read(server.state())
+    before.play(server, ROUNDS)
+
+    after = Federation(run, tmp_path / "after")
+    second = after.server()
+    second.load_state(state)
+    after.play(second, ROUNDS)
+    assert [report.digest for report in after.reports] == [report.digest for report in before.reports[STOP:]]
+    assert not any(report.tally.failures for report in after.reports)
+    assert sum(after.reports[0].downlink_bytes.values()) > sum(before.reports[STOP].downlink_bytes.values())
+    assert second.head.to_bytes() == server.head.to_bytes()
+
+
 def test_a_state_of_something_else_is_refused(tmp_path: Path) -> None:
     masks = Federation(RunConfig(**SHARED), tmp_path).server()
     weights = Federation(RunConfig(**SHARED, method="fedavg"), tmp_path).server()
     with pytest.raises(RoundError, match="method fedavg"):
         masks.load_state(weights.state())
+    other, shorter = masks.state(), masks.state()
+    other.values["deltamask/rule"] = "another"
+    with pytest.raises(RoundError, match="by the rule another"):
+        masks.load_state(other)
+    shorter.arrays["deltamask/theta"] = shorter.arrays["deltamask/theta"][:-1]
+    with pytest.raises(RoundError, match="masked weights"):
+        masks.load_state(shorter)
     saved = masks.state()
     saved.arrays["head/weight"] = saved.arrays["head/weight"][:-1]
     with pytest.raises(RoundError, match="with a head"):

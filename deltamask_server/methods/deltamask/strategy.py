@@ -22,6 +22,7 @@ from common.codecs import SharedState
 from common.codecs.shared_masks import SharedMasks
 from common.downlink import Relayed, pack_exact, pack_relay
 from common.downlink.config import DownlinkSection
+from common.errors import RoundError
 from common.messages import Part, Parts, Update
 from common.methods.deltamask.config import DeltaMaskSection, frozen_head_rounds
 from common.models.heads import Head
@@ -191,8 +192,14 @@ class DeltaMask(RoundStrategy):
         )
 
     def load_method_state(self, saved: Saved) -> None:
-        """Go on from that theta."""
-        self._version = Version(saved.arrays["theta"])
+        """Go on from that theta; raises RoundError if it is another model's, or was made by another rule."""
+        theta, rule = saved.arrays["theta"], saved.values["rule"]
+        if len(theta) != self.d or rule != self._rule.name:
+            raise RoundError(
+                f"a state of {len(theta):,} masked weights by the rule {rule}; this run has {self.d:,}, and the rule "
+                f"{self._rule.name}"
+            )
+        self._version = Version(theta)
         self._aggregate = self._rule.load_state(saved.part("aggregate")) if saved.values["remembers"] else None
         self._downlink.load_state(saved.part("downlink"), self._version)
 
