@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CACHE_BYTES", "evict", "file_identity", "kept_array", "replacing"]
+__all__ = ["CACHE_BYTES", "evict", "file_identity", "keep_array", "kept_array", "replacing"]
 
 CACHE_BYTES = 20 * 10**9
 """What one folder of a cache may hold, unless told otherwise."""
@@ -76,6 +76,18 @@ def replacing(path: Path, *, mode: int = 0o600, fsync: bool = False) -> Iterator
         raise
     if fsync:
         _fsync(path.parent)  # the name, too
+
+
+def keep_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array of a cache, for `kept_array`.
+
+    Raises
+    ------
+    OSError
+        If the disk does not take it: it is read-only or full.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
 
 
 def kept_array(path: Path) -> NDArray[Any] | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from common.errors import DataError
 from common.extras import require
-from common.files import CACHE_BYTES, evict, kept_array, replacing
+from common.files import CACHE_BYTES, evict, keep_array, kept_array
 
 __all__ = ["partition_indices"]
 
@@ -95,8 +95,7 @@ def _kept(labels: NDArray[np.int64], way: _Way, folder: Path, limit_bytes: int) 
         return found
     owners = _divide(labels, way, range(way.clients))
     try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, owners)
+        keep_array(path, owners)
     except OSError:  # read-only or full disk: the file saves time, nothing depends on it
         return owners
     evict(folder, limit_bytes, path)

@@ -114,10 +114,7 @@ class RunFolder:
     def save_model(self, tensors: dict[str, torch.Tensor], head: Head) -> Path:
         """Write the global model of a method and its head; the frozen weights stay where they came from."""
         path = self.path / "model.safetensors"
-        tensors = tensors | {
-            "head.weight": torch.from_numpy(head.weight),
-            "head.bias": torch.from_numpy(head.bias),
-        }
+        tensors = tensors | {name: torch.from_numpy(values) for name, values in head.tensors().items()}
         model = self.results["model"]
         metadata = {
             "format": f"{self.results['config']['method']}-v1",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from common.data.decode import decode_image
 from common.data.split import Images, part_identity
-from common.files import CACHE_BYTES, evict, kept_array, replacing
+from common.files import CACHE_BYTES, evict, keep_array, kept_array
 
 __all__ = ["Encoded", "decode_all"]
 
@@ -71,8 +71,7 @@ def decode_all(
     identity = part_identity(key.digest(), kept)
     try:
         for path, array in ((positions, kept), (pixels, images)):
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.save(file, array)
+            keep_array(path, array)
     except OSError:  # read-only or full disk: the cache saves time, nothing depends on it
         return Images(images, kept, identity)
     evict(folder, limit_bytes, positions, pixels)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from common.digest import digest8
-from common.files import file_identity, kept_array, replacing
+from common.files import file_identity, keep_array, kept_array
 from common.models.letters import find_letters_weights
 from common.models.presets import Source
 from common.models.timm_models import timm_hub_file
@@ -78,9 +79,6 @@ def kept_digest(asked: bytes, compute: Callable[[], bytes], cache: Path) -> byte
         if check == digest8(asked, digest):
             return digest
     digest = compute()
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, np.frombuffer(digest + digest8(asked, digest), np.uint8))
-    except OSError:  # a read-only or full disk
-        pass
+    with suppress(OSError):  # a read-only or full disk
+        keep_array(path, np.frombuffer(digest + digest8(asked, digest), np.uint8))
     return digest

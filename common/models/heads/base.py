@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -42,6 +42,15 @@ class Head:
     def to_bytes(self) -> bytes:
         """Weight, then bias, as little-endian float32."""
         return self.weight.astype("<f4").tobytes() + self.bias.astype("<f4").tobytes()
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """As files have it, beside other tensors: ``head.weight`` and ``head.bias``."""
+        return {"head.weight": self.weight, "head.bias": self.bias}
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, NDArray[np.float32]]) -> Head:
+        """The inverse of `tensors`; others are passed over."""
+        return Head(tensors["head.weight"], tensors["head.bias"])
 
     @staticmethod
     def size(classes: int, features: int) -> int:

@@ -37,14 +37,13 @@ class ThetaStore(RunFile):
         if found is None:
             return None
         tensors, texts = found
-        head = Head(tensors["head.weight"], tensors["head.bias"])
+        head = Head.from_tensors(tensors)
         return Held(Version(tensors["theta"]), head, tuple(json.loads(texts["classes"])))
 
     def save(self, held: Held) -> bool:
         """Replace what is held; False if the disk does not take it."""
         tensors: dict[str, NDArray[Any]] = {
             "theta": held.version.theta,
-            "head.weight": held.head.weight,
-            "head.bias": held.head.bias,
+            **held.head.tensors(),
         }
         return self._write(tensors, {"classes": json.dumps(list(held.classes))})

@@ -37,7 +37,7 @@ class SignStore(RunFile):
         if found is None:
             return None
         tensors, texts = found
-        head = Head(tensors["head.weight"], tensors["head.bias"])
+        head = Head.from_tensors(tensors)
         classes = tuple(json.loads(texts["classes"]))
         return Held(Version(tensors["signs"]), head, classes, tensors["subnetwork"].tobytes())
 
@@ -45,8 +45,7 @@ class SignStore(RunFile):
         """Replace what is held; False if the disk does not take it."""
         tensors: dict[str, NDArray[Any]] = {
             "signs": held.signs.theta,
-            "head.weight": held.head.weight,
-            "head.bias": held.head.bias,
+            **held.head.tensors(),
             "subnetwork": np.frombuffer(held.subnetwork, np.uint8),
         }
         return self._write(tensors, {"classes": json.dumps(list(held.classes))})

@@ -41,13 +41,12 @@ class TicketStore(RunFile):
         if found is None:
             return None
         tensors, texts = found
-        head = Head(tensors["head.weight"], tensors["head.bias"])
+        head = Head.from_tensors(tensors)
         return Ticket(unpack_mask(tensors["kept"], int(texts["count"])), head, tuple(json.loads(texts["classes"])))
 
     def save(self, ticket: Ticket) -> bool:
         """Replace what is held; False if the disk does not take it."""
-        head = ticket.initial_head
         return self._write(
-            {"kept": pack_mask(ticket.kept), "head.weight": head.weight, "head.bias": head.bias},
+            {"kept": pack_mask(ticket.kept), **ticket.initial_head.tensors()},
             {"count": str(len(ticket.kept)), "classes": json.dumps(list(ticket.classes))},
         )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from common.messages import Part, Parts, Update
 from common.methods.fedavg.payload import unpack_weights, weights_bytes, weights_digest
 from common.methods.fedavg.vector import join_weights, split_weights
+from common.models.heads import Head
 from common.models.tail_weights import TailWeights
 from common.saved import Saved
 from deltamask_server.enrolment import Enrolment
@@ -45,6 +46,7 @@ class FedAvg(RoundStrategy):
         super().__init__(enrolment, **options)
         self._tail = tail
         self._mean = FixedPointMean(0)
+        self._joined: tuple[NDArray[np.float32], Head, NDArray[np.float32], bytes] | None = None
 
     @classmethod
     def from_setting(cls, setting: Setting) -> Self:
@@ -59,12 +61,12 @@ class FedAvg(RoundStrategy):
     @property
     def weights(self) -> NDArray[np.float32]:
         """Tail and head as they travel."""
-        return join_weights(self._tail, self.head)
+        return self._join()[0]
 
     @property
     def digest(self) -> bytes:
         """Of tail and head."""
-        return weights_digest(self.weights)
+        return self._join()[1]
 
     def parts(self, held: bytes | None) -> dict[str, bytes]:
         """Tail and head as float32. Clients keep nothing."""
@@ -108,3 +110,11 @@ class FedAvg(RoundStrategy):
     def summary(self) -> None:
         """Print what this strategy is."""
         print(f"FedAvg: {self.count:,} trained parameters in float32, quorum {self._quorum}")
+
+    def _join(self) -> tuple[NDArray[np.float32], bytes]:
+        """Weights and digest; messages, rounds and reports ask for both, and they take a while where there are many."""
+        known = self._joined
+        if known is None or known[0] is not self._tail or known[1] is not self.head:
+            weights = join_weights(self._tail, self.head)
+            known = self._joined = self._tail, self.head, weights, weights_digest(weights)
+        return known[2:]

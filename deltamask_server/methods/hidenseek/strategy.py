@@ -176,7 +176,7 @@ class HideNseek(RoundStrategy):
 
     def begin_round(self, server_round: int) -> None:
         """Start a mean."""
-        self._mean = FixedPointMean(self.n)
+        self._mean, self._base = FixedPointMean(self.n), self.digest
 
     def accept(self, update: Update, server_round: int, slot: int) -> None:
         """Decode one client's signs, or scores, and add them."""
@@ -185,7 +185,7 @@ class HideNseek(RoundStrategy):
             unpack_payload(payload, Header(PLAIN, server_round, slot, 0, 0, bytes(8), SIGNS))
             return
         if self._upload == "scores":
-            found = unpack_weights(payload, self.n, server_round, slot, self.digest, SIGNS)
+            found = unpack_weights(payload, self.n, server_round, slot, self._base, SIGNS)
         else:
             shared = SignState.of(self._version, self._seed, server_round, slot, self._subnetwork.kept_segments)
             found = as_floats(codec_of(payload).decode(payload, shared))

@@ -13,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.messages import Part, Parts, Update
-from common.methods.fedavg.payload import weights_digest
-from common.methods.fedavg.vector import join_weights
 from common.methods.lotteryfl.downwards import pack_everything, pack_kept
 from common.methods.lotteryfl.ticket import mask_digest, pack_mask, ticket_bytes, unpack_mask, unpack_ticket
 from common.models.heads import Head
@@ -46,17 +44,6 @@ class LotteryFL(FedAvg):
         super().__init__(enrolment, **options)
         self._masks: dict[bytes, NDArray[np.uint8]] = {}  # digest -> mask that was accepted, packed
         self._initial_head: Head | None = None  # None until a round has replaced the head
-        self._joined: tuple[NDArray[np.float32], Head, NDArray[np.float32], bytes] | None = None
-
-    @property
-    def weights(self) -> NDArray[np.float32]:
-        """Tail and head as they travel."""
-        return self._join()[0]
-
-    @property
-    def digest(self) -> bytes:
-        """Of tail and head."""
-        return self._join()[1]
 
     def parts(self, held: bytes | None) -> dict[str, bytes]:
         """What the client keeps, if its mask is known; otherwise everything: the tail, the head, and the head that
@@ -108,11 +95,3 @@ class LotteryFL(FedAvg):
     def summary(self) -> None:
         """Print what this strategy is."""
         print(f"LotteryFL: {self.count:,} trained parameters in float32, less by client, quorum {self._quorum}")
-
-    def _join(self) -> tuple[NDArray[np.float32], bytes]:
-        """Weights and digest; every client's message asks for both, and they take a while where there are many."""
-        known = self._joined
-        if known is None or known[0] is not self._tail or known[1] is not self.head:
-            weights = join_weights(self._tail, self.head)
-            known = self._joined = self._tail, self.head, weights, weights_digest(weights)
-        return known[2:]
