@@ -9,20 +9,14 @@ from pathlib import Path
 from typer.testing import CliRunner, Result
 
 from common.codecs import available_codecs
-from common.wire import Header, pack_payload
 from deltamask_server.tools.cli import app
 from deltamask_server.tools.codec_comparison.compare import variants
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.payload"))
-SMALL = ("codec", "compare", "--d", "20000")
 
 
 def run(*args: str | Path, columns: int = 100) -> Result:
     return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": str(columns), "TERM": "dumb"})
-
-
-def with_body(number: int, n: int, body: bytes, d: int = 4096) -> bytes:
-    return pack_payload(Header(number, 1, 0, d, n, bytes(8)), body)
 
 
 # -- start-up ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from common.codecs import get_codec
 from common.codecs.base import DeltaCodec
 from common.errors import ConfigError
 from common.theta import probabilities
-from common.wire import Header, pack_payload, read_header
+from common.wire import read_header
 from deltamask_server.tools.cli import app
 from deltamask_server.tools.codec_comparison.compare import Comparison, compare, variants
 from deltamask_server.tools.codec_comparison.synthetic import realistic_round, round_of_density
@@ -24,16 +24,11 @@ from deltamask_server.tools.codec_comparison.table import print_comparisons
 from tests.codecs.cases import plain_entropy_bits
 from tests.conftest import local_step, shared_state
 
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.payload"))
 SMALL = ("codec", "compare", "--d", "20000")
 
 
 def run(*args: str | Path, columns: int = 100) -> Result:
     return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": str(columns), "TERM": "dumb"})
-
-
-def with_body(number: int, n: int, body: bytes, d: int = 4096) -> bytes:
-    return pack_payload(Header(number, 1, 0, d, n, bytes(8)), body)
 
 
 # -- compare -----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from deltamask_server.tools.codec_comparison.compare import variants
 from tests.conftest import local_step, shared_state
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.payload"))
-SMALL = ("codec", "compare", "--d", "20000")
 
 
 def run(*args: str | Path, columns: int = 100) -> Result:

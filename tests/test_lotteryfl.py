@@ -43,7 +43,6 @@ from tests.grid import MemoryGrid, Node, answer
 
 TAIL = np.linspace(-1, 1, 50, dtype=np.float32)
 COUNT = len(TAIL) + CLASSES * (FEATURES + 1)
-BASE = b"12345678"
 SHAPE = {"classes": CLASSES, "features": FEATURES, "head_kind": LinearProbe()}
 
 

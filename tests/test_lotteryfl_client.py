@@ -38,10 +38,8 @@ from deltamask_client.methods.fedavg.training import train_weights
 from deltamask_client.methods.lotteryfl.pruning import prune
 from deltamask_client.objective import adam, sgd
 from deltamask_client.site import load_site, recipe_of
-from tests.federation import CLASSES, FEATURES
 
 TAIL = np.linspace(-1, 1, 50, dtype=np.float32)
-COUNT = len(TAIL) + CLASSES * (FEATURES + 1)
 BASE = b"12345678"
 
 

@@ -30,7 +30,6 @@ from deltamask_server.tools.report.wording import amount
 from tests.e2e.in_process import run_in_process
 from tests.test_run_folder import report
 
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.payload"))
 HOSTILE = "</style><script>alert(1)</script>\"'&<img src=http://example.org/x>"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 CONFIG = {
