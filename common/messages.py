@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from common.digest import DIGEST_BYTES
 from common.errors import BadMetric, OversizedPayload, TruncatedPayload, WrongFormat
 
 __all__ = [
@@ -60,7 +61,6 @@ PERSONAL = ("personal", "tested")
 """Both or neither, beside `METRICS` in replies to ``train`` of runs with ``personal-test``."""
 _LARGEST = 1e12
 """No metric is larger, so that no sum of them overflows."""
-_DIGEST_BYTES = 8
 _MOST_CLASSES, _LONGEST_NAME = 100_000, 1_000
 _HOLDS = "holds"
 
@@ -130,7 +130,7 @@ def unpack_hello(content: RecordDict) -> Hello:
     client, digest, d = values.get("client"), values.get("digest"), values.get("d")
     if type(client) is not int or type(digest) is not bytes or type(d) is not int:
         raise WrongFormat(f"an answer to the query with {sorted(values)} instead of client, digest, d")
-    if not 0 <= client < 2**32 - 1 or len(digest) != _DIGEST_BYTES or not 0 <= d < 2**32:
+    if not 0 <= client < 2**32 - 1 or len(digest) != DIGEST_BYTES or not 0 <= d < 2**32:
         raise WrongFormat("an answer to the query with a client, digest or d out of range")
     return Hello(client, digest, d, _read_holding(values))
 
@@ -141,7 +141,7 @@ def _holding(holds: bytes | None) -> dict[str, bytes]:
 
 def _read_holding(values: Mapping[str, object]) -> bytes | None:
     holds = values.get(_HOLDS)
-    if holds is not None and not (isinstance(holds, bytes) and len(holds) == _DIGEST_BYTES):
+    if holds is not None and not (isinstance(holds, bytes) and len(holds) == DIGEST_BYTES):
         raise WrongFormat("the digest of the model held is not 8 bytes")
     return holds
 

@@ -23,8 +23,7 @@ from common.config.run import RunConfig
 from common.errors import RoundError
 from common.messages import EVALUATE, HEAD, TRAIN, Part, Parts, Update, model_bytes, pack_classes, pack_model
 from common.methods import METHODS
-from common.models.backbone import Backbone
-from common.models.backbone import Parts as Network
+from common.models.backbone import Backbone, Network
 from common.models.heads import FittedHead, Head, HeadKind
 from common.saved import Saved
 from common.uniforms import SERVER_CLIENT, stream_seed

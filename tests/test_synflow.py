@@ -9,7 +9,7 @@ from torch import nn
 
 from common.errors import ConfigError, ModelError
 from common.methods.hidenseek.signed_constant import kept_factors, signed_constants
-from common.models.backbone import Parts, build_parts
+from common.models.backbone import Network, build_parts
 from common.models.families import ModelSplit
 from common.models.input_spec import InputSpec
 from common.models.maskable import masked_tensors
@@ -21,16 +21,16 @@ from deltamask_server.methods.hidenseek.synflow import OpenAttention, prune
 CLASSES = 10
 
 
-def parts_of(*layers: nn.Module, channels: int = 1, size: int = 1) -> Parts:
+def parts_of(*layers: nn.Module, channels: int = 1, size: int = 1) -> Network:
     """A network of which all is the tail."""
     model = nn.Sequential(*layers).requires_grad_(False).eval()
     spec = InputSpec(channels, size, (0.5,) * channels, (0.5,) * channels)
     blocks = tuple((str(i), layer) for i, layer in enumerate(layers))
     split = ModelSplit(nn.Identity(), model, blocks, len(layers), 0)
-    return Parts(model, spec, split, masked_tensors(blocks))
+    return Network(model, spec, split, masked_tensors(blocks))
 
 
-def linear(*weights: np.ndarray) -> Parts:
+def linear(*weights: np.ndarray) -> Network:
     """Linear maps with ReLU between, on vectors of the first one's length."""
     layers: list[nn.Module] = [nn.Flatten()]
     for weight in weights:
@@ -44,7 +44,7 @@ def head_of(features: int, seed: int = 0) -> np.ndarray:
     return kaiming_uniform(stream_key(seed, 0, 0, "a head"), (CLASSES, features))
 
 
-def sizes(parts: Parts) -> list[int]:
+def sizes(parts: Network) -> list[int]:
     return [int(np.prod(tensor.shape)) for tensor in parts.tensors]
 
 

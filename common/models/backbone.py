@@ -27,7 +27,7 @@ from common.models.timm_models import build_timm
 from common.models.weight_files import random_seed
 from common.models.weights_identity import kept_digest, weights_identity
 
-__all__ = ["Backbone", "Parts", "build_parts", "frozen_digest", "load_backbone", "mask_parts"]
+__all__ = ["Backbone", "Network", "build_parts", "frozen_digest", "load_backbone", "mask_parts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Backbone:
         return out
 
 
-class Parts(NamedTuple):
+class Network(NamedTuple):
     """A backbone before it is masked."""
 
     model: nn.Module
@@ -98,7 +98,7 @@ def load_backbone(
     return mask_parts(name, parts, kept_digest(asked, lambda: digest_of(parts), cache))
 
 
-def mask_parts(name: str, parts: Parts, digest: bytes | None = None) -> Backbone:
+def mask_parts(name: str, parts: Network, digest: bytes | None = None) -> Backbone:
     """Mask what `build_parts` has built under this name; ``digest`` is that of its weights, where it is known."""
     _, spec, split, tensors = parts
     digest = digest or digest_of(parts)
@@ -106,7 +106,7 @@ def mask_parts(name: str, parts: Parts, digest: bytes | None = None) -> Backbone
     return Backbone(name, spec, split.prefix, split.tail, masks, split.features, digest)
 
 
-def build_parts(name: str, weights: str, image_size: int, masked_blocks: int, device: str = "cpu") -> Parts:
+def build_parts(name: str, weights: str, image_size: int, masked_blocks: int, device: str = "cpu") -> Network:
     """Build and split a model without masking it; parameters and errors of `load_backbone`."""
     model, spec = _build(parse_name(name), weights, image_size)
     model.requires_grad_(False).eval().to(device)
@@ -115,7 +115,7 @@ def build_parts(name: str, weights: str, image_size: int, masked_blocks: int, de
     tensors = masked_tensors(split.blocks)
     if not tensors:
         raise ModelError(f"backbone = {name!r}: there is no Linear or Conv2d weight in {split.blocks[0][0]} and above")
-    return Parts(model, spec, split, tensors)
+    return Network(model, spec, split, tensors)
 
 
 def _build(source: Source, weights: str, image_size: int) -> tuple[nn.Module, InputSpec]:
@@ -134,7 +134,7 @@ def _build(source: Source, weights: str, image_size: int) -> tuple[nn.Module, In
         return build_open_clip(source, weights, size)
 
 
-def digest_of(parts: Parts) -> bytes:
+def digest_of(parts: Network) -> bytes:
     """`frozen_digest` of what `build_parts` has built."""
     return frozen_digest(parts.model, parts.spec, len(parts.split.blocks))
 

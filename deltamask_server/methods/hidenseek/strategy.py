@@ -22,8 +22,7 @@ from common.methods.hidenseek.config import DensitySection, HideNseekSection, Si
 from common.methods.hidenseek.sign_network import SignNetwork, network_segments, network_weights
 from common.methods.hidenseek.signs import SIGNS, SignState, as_floats, initial_scores, on_grid, positive_signs
 from common.methods.hidenseek.subnetwork import Magnitudes, Subnetwork
-from common.models.backbone import Backbone
-from common.models.backbone import Parts as Network
+from common.models.backbone import Backbone, Network
 from common.saved import Saved
 from common.theta import Version
 from common.wire import PLAIN, Header, max_payload_bytes, unpack_payload

@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from common.errors import ConfigError, ModelError
-from common.models.backbone import Parts
+from common.models.backbone import Network
 
 __all__ = ["OpenAttention", "prune"]
 
@@ -34,7 +34,7 @@ _DROPPED_BITS = 29
 
 
 def prune(
-    parts: Parts, density: float, passes: int = 100, head_weight: NDArray[np.float32] | None = None
+    parts: Network, density: float, passes: int = 100, head_weight: NDArray[np.float32] | None = None
 ) -> NDArray[np.bool_]:
     """Choose the weights of a tail that stay.
 
@@ -96,7 +96,7 @@ def prune(
 class _Flow:
     """A copy of the tail that computes R: positive float64 weights, no biases, no norms."""
 
-    def __init__(self, parts: Parts, head_weight: NDArray[np.float32] | None) -> None:
+    def __init__(self, parts: Network, head_weight: NDArray[np.float32] | None) -> None:
         spec, device = parts.spec, next(parts.model.parameters()).device
         with torch.no_grad():
             activations = parts.split.prefix(torch.zeros(1, spec.channels, spec.size, spec.size, device=device))
