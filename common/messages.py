@@ -7,7 +7,7 @@
                                       "metrics": MetricRecord             every reply but the first carries it
     server -> client   train          "parts":   ArrayRecord              what the client lacks of the global model
                                       "classes"                           for those who hold nothing
-                                      "round":   ConfigRecord {round, slot}
+                                      "round":   ConfigRecord {round, slot}, and the step where the method has one
     client -> server                  "parts":   ConfigRecord             {payload}, and what else its method sends
                                       "metrics"                           with {personal, tested} where the run asks
     server -> client   evaluate       "parts", "classes"                  as above: how good is it on your images?
@@ -32,6 +32,7 @@ from common.digest import DIGEST_BYTES
 from common.errors import BadMetric, OversizedPayload, TruncatedPayload, WrongFormat
 
 __all__ = [
+    "BALANCED",
     "EVALUATE",
     "HEAD",
     "HELLO",
@@ -51,6 +52,7 @@ __all__ = [
     "unpack_hello",
     "unpack_model",
     "unpack_round",
+    "unpack_step",
     "unpack_update",
 ]
 
@@ -59,6 +61,8 @@ HELLO, HEAD, TRAIN, EVALUATE = "query", "train.head", "train", "evaluate"
 METRICS = ("examples", "loss", "accuracy", "seconds", "broken")
 PERSONAL = ("personal", "tested")
 """Both or neither, beside `METRICS` in replies to ``train`` of runs with ``personal-test``."""
+BALANCED = ("balanced", "macro_f1")
+"""Both, beside `METRICS`, in replies to ``evaluate``."""
 _LARGEST = 1e12
 """No metric is larger, so that no sum of them overflows."""
 _MOST_CLASSES, _LONGEST_NAME = 100_000, 1_000
@@ -102,7 +106,8 @@ class Update:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The keys of ``METRICS``: examples (at least 1, but 0 in an evaluation), loss, accuracy in [0, 1], seconds, broken
     (images that could not be read); all finite. Those of ``PERSONAL`` where the client has tested its own model:
-    personal (accuracy, in [0, 1]), tested (images, at least 1).
+    personal (accuracy, in [0, 1]), tested (images, at least 1). Those of ``BALANCED`` after an evaluation: balanced
+    accuracy and macro F1, in [0, 1].
     """
 
     @property
@@ -192,13 +197,23 @@ def unpack_round(content: RecordDict) -> tuple[int, int]:
     return int(order["round"]), int(order["slot"])  # type: ignore[arg-type]
 
 
+def unpack_step(content: RecordDict) -> float:
+    """The optimiser's step that a training message asks for; raises WrongFormat."""
+    step = content.config_records["round"].get("step")
+    if not isinstance(step, float) or not 0 < step < _LARGEST:
+        raise WrongFormat(f"a training message with step = {step!r}")
+    return step
+
+
 def pack_update(parts: Mapping[str, bytes], metrics: Mapping[str, float], holds: bytes | None = None) -> RecordDict:
     """A client's reply to a training or evaluation message."""
     record = ConfigRecord({**parts, **_holding(holds)})
     return RecordDict({"parts": record, "metrics": MetricRecord(dict(metrics))})
 
 
-def unpack_update(content: RecordDict, parts: Parts, *, with_personal: bool = False, least_examples: int = 1) -> Update:
+def unpack_update(
+    content: RecordDict, parts: Parts, *, optional: Sequence[str] = (), least_examples: int = 1
+) -> Update:
     """Check the form of a reply; what is in its parts is checked later.
 
     Parameters
@@ -207,8 +222,8 @@ def unpack_update(content: RecordDict, parts: Parts, *, with_personal: bool = Fa
         The reply.
     parts
         What it may and must bring.
-    with_personal
-        The metrics of `PERSONAL` may be there; otherwise they must not.
+    optional
+        `PERSONAL` or `BALANCED`: metrics that may be there, all or none.
     least_examples
         0 in an evaluation, which a client without images held out can answer too.
 
@@ -222,7 +237,6 @@ def unpack_update(content: RecordDict, parts: Parts, *, with_personal: bool = Fa
         If a metric is missing, not a finite number, or out of range.
     """
     record, metrics = content.get("parts"), content.get("metrics")
-    optional = PERSONAL if with_personal else ()
     if (
         len(content) != 2
         or not isinstance(record, ConfigRecord)
@@ -232,7 +246,7 @@ def unpack_update(content: RecordDict, parts: Parts, *, with_personal: bool = Fa
     ):
         raise WrongFormat(f"a reply with records {sorted(content)}; expected parts and metrics with their own keys")
     found = _check({name: value for name, value in record.items() if name != _HOLDS}, parts)
-    return Update(found, _read_holding(record), _read_metrics(metrics, least_examples))
+    return Update(found, _read_holding(record), _read_metrics(metrics, optional, least_examples))
 
 
 def _check(found: Mapping[str, object], parts: Parts) -> dict[str, bytes]:
@@ -251,16 +265,16 @@ def _check(found: Mapping[str, object], parts: Parts) -> dict[str, bytes]:
     return checked
 
 
-def _read_metrics(metrics: MetricRecord, least_examples: int) -> dict[str, float]:
+def _read_metrics(metrics: MetricRecord, optional: Sequence[str], least_examples: int) -> dict[str, float]:
     values: dict[str, float] = {}
-    for name in (*METRICS, *(PERSONAL if not metrics.keys().isdisjoint(PERSONAL) else ())):
+    for name in (*METRICS, *(() if metrics.keys().isdisjoint(optional) else optional)):
         value = metrics.get(name)
         # Compared before anything is computed: a large integer has no float, and NaN compares with nothing.
         if not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
             raise BadMetric(f"metric {name} = {value!r}; a finite number of at most {_LARGEST:g} is needed")
         values[name] = value
-    low = {"examples": least_examples, "accuracy": 0, "seconds": 0, "broken": 0, "personal": 0, "tested": 1}
-    shares = values["accuracy"], values.get("personal", 0)
-    if any(value < low.get(name, value) for name, value in values.items()) or max(shares) > 1:
+    shares = [values[name] for name in ("accuracy", "personal", *BALANCED) if name in values]
+    low = {"examples": least_examples, "seconds": 0, "broken": 0, "tested": 1}
+    if any(value < low.get(name, value) for name, value in values.items()) or not 0 <= min(shares) <= max(shares) <= 1:
         raise BadMetric(f"a metric is out of range: {values}")
     return values

@@ -39,7 +39,7 @@ __all__ = [
 
 MAGIC = b"DM"
 VERSIONS = (1, 2)
-"""Those that this release reads. Version 2 differs in large filters only."""
+"""Those that this release reads. Version 2 differs in large filters, and in what of a sample counts."""
 MASKS = 1
 """Method number of payloads that say which bits of a mask are 1: what codecs are for."""
 PLAIN = 0
@@ -58,7 +58,7 @@ class Field(NamedTuple):
 
 FIELDS = (
     Field("magic", "2s", "MUST be `DM`: anything else is not ours"),
-    Field("version", "B", "MUST be 1, or 2 for `fuse8`, `fuse16` and `fuse32`; see [Versions](#versions)"),
+    Field("version", "B", "MUST be 1, or 2 for `fuse8`, `fuse16`, `fuse32` and `relative`; see [Versions](#versions)"),
     Field("method", "B", "MUST be the number of the run's method, see [Methods](#methods)"),
     Field("codec", "B", "MUST be a number of the table below; clients of one run may use different codecs"),
     Field("flags", "B", "MUST be 0; kept for later"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from common.models.accuracy import Scored
+from common.models.class_figures import ClassFigures, class_figures
 from deltamask_client.epochs import Fit
 from deltamask_client.personal import Personal
 from deltamask_client.site import Site
@@ -24,10 +26,20 @@ class Answer:
     """8 bytes that name what the client has kept of the run."""
     personal: Personal | None = None
     """How good the trained model is on test images of the client's classes, where that was asked."""
+    classes: ClassFigures | None = None
+    """How well classes are told apart, after an evaluation. Counts by class stay here."""
+
+    @classmethod
+    def of(cls, site: Site, scored: Scored, holds: bytes | None = None) -> Answer:
+        """After an evaluation."""
+        fit = Fit(scored.loss, scored.accuracy)
+        return cls(site, fit, holds=holds, classes=class_figures(scored.confusion))
 
     def metrics(self, seconds: float) -> dict[str, float]:
-        """As they travel, `common.messages.METRICS` and, where there are any, `common.messages.PERSONAL`."""
-        personal = self.personal
+        """As they travel, `common.messages.METRICS` and, where there are any, those of `common.messages.PERSONAL` and
+        `common.messages.BALANCED`.
+        """
+        personal, classes = self.personal, self.classes
         return {
             "examples": len(self.site.labels),
             "loss": self.fit.loss,
@@ -35,4 +47,5 @@ class Answer:
             "seconds": seconds,
             "broken": self.site.broken,
             **({} if personal is None else {"personal": personal.accuracy, "tested": personal.images}),
+            **({} if classes is None else {"balanced": classes.balanced_accuracy, "macro_f1": classes.macro_f1}),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.models.activations import Activations
-from deltamask_client.objective import CROSS_ENTROPY, Objective, OptimiserOf, Parameters
+from deltamask_client.objective import CROSS_ENTROPY, Objective, OptimiserOf
 
 __all__ = ["Fit", "Progress", "Recipe", "run_epochs", "silent"]
 
@@ -49,7 +49,7 @@ class Fit:
 def run_epochs(
     tail: Callable[[torch.Tensor], torch.Tensor],
     head: Callable[[torch.Tensor], torch.Tensor],
-    parameters: Parameters,
+    parameters: Sequence[torch.Tensor],
     activations: Activations,
     labels: NDArray[np.int64],
     recipe: Recipe,
@@ -64,7 +64,7 @@ def run_epochs(
     tail, head
         Prefix outputs ``(b, ...)`` to features, in the recipe's precision; features to logits, in float32.
     parameters
-        What is trained, or groups of it with steps of their own.
+        What is trained.
     activations, labels
         Prefix outputs of the local images, and their classes ``(n,)``.
     recipe

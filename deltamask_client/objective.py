@@ -4,20 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from common.config.run import RunConfig
-from common.config.shared import MomentumSection
+from common.config.shared import MomentumSection, OptimiserSection
 
-__all__ = ["CROSS_ENTROPY", "Objective", "OptimiserOf", "Parameters", "adam", "optimiser_of", "sgd"]
+__all__ = [
+    "CROSS_ENTROPY",
+    "Loss",
+    "Objective",
+    "OptimiserOf",
+    "Steps",
+    "adam",
+    "calibrated",
+    "kl_penalty",
+    "optimiser_of",
+    "sgd",
+    "together",
+]
 
-Parameters = Sequence[torch.Tensor] | list[dict[str, Any]]
-"""As torch's optimisers take them."""
-OptimiserOf = Callable[[Parameters], torch.optim.Optimizer]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of logits ``(b, classes)`` and labels ``(b,)``: a scalar."""
+
+
+class Steps(Protocol):
+    """What training needs of an optimiser."""
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+
+    def step(self) -> object:
+        """Move the parameters."""
+
+
+OptimiserOf = Callable[[Sequence[torch.Tensor]], Steps]
 """Makes a fresh optimiser for a round: moments of the last one would describe a model that aggregation has replaced."""
+
+_SMOOTHING = 1e-3
+"""Share of a site's images that count as spread over all classes: a class that it lacks has a finite logarithm."""
 
 
 def _nothing() -> None:
@@ -28,8 +57,7 @@ def _nothing() -> None:
 class Objective:
     """What local training minimises."""
 
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.cross_entropy
-    """Of logits ``(b, classes)`` and labels ``(b,)``: a scalar."""
+    loss: Loss = F.cross_entropy
     add_gradient: Callable[[], None] = _nothing
     """Called between the backward pass and the step: adds to the gradients of the parameters what does not come from
     the loss, as a penalty, a proximal term or a control variate does.
@@ -38,6 +66,59 @@ class Objective:
 
 CROSS_ENTROPY = Objective()
 """The paper's."""
+
+
+def calibrated(labels: NDArray[np.int64], classes: int, strength: float = 1.0) -> Loss:
+    """Cross-entropy of ``logits + strength * log(class frequency)``.
+
+    A site that has few classes lowers, by plain cross-entropy, the logits of all others, whatever the image: that is
+    the drift of sites that differ. With the logarithm of its own class frequencies added, the bias of its data is
+    explained already, and only what tells its classes apart is learnt (Menon et al., arXiv 2007.07314; for federations
+    FedLC, arXiv 2209.00189).
+
+    Parameters
+    ----------
+    labels
+        Of the site's images, ``(n,)``.
+    classes
+        Number of outputs.
+    strength
+        0 is plain cross-entropy.
+    """
+    if strength == 0 or len(labels) == 0:
+        return F.cross_entropy
+    counts = np.bincount(labels, minlength=classes) + _SMOOTHING * len(labels) / classes
+    shift = torch.from_numpy((strength * np.log(counts / counts.sum())).astype(np.float32))
+
+    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits + shift.to(logits.device), target)
+
+    return loss
+
+
+def kl_penalty(scores: Sequence[torch.Tensor], strength: float) -> Callable[[], None]:
+    """Adds the gradient of ``strength * KL(Bern(sigmoid(s)) || Bern(sigmoid(s0)))``, in nats, where s0 are the scores
+    now: ``strength * p (1 - p) (s - s0)``.
+
+    Parameters
+    ----------
+    scores
+        The parameters.
+    strength
+        Of the penalty in each step; 0 adds nothing.
+    """
+    if strength == 0:
+        return _nothing
+    start = [score.detach().clone() for score in scores]
+
+    @torch.no_grad()
+    def add() -> None:
+        for score, before in zip(scores, start, strict=True):
+            p = torch.sigmoid(score)
+            assert score.grad is not None
+            score.grad.add_((p * (1 - p)).mul_(score - before), alpha=strength)
+
+    return add
 
 
 def adam(learning_rate: float) -> OptimiserOf:
@@ -50,8 +131,26 @@ def sgd(learning_rate: float, momentum: float = 0.9) -> OptimiserOf:
     return lambda parameters: torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, fused=True)
 
 
+def together(first: OptimiserOf, count: int, second: OptimiserOf) -> OptimiserOf:
+    """One optimiser for the first ``count`` parameters, and another one for the rest."""
+
+    @dataclass(frozen=True)
+    class Both:
+        parts: tuple[Steps, Steps]
+
+        def zero_grad(self) -> None:
+            for part in self.parts:
+                part.zero_grad()
+
+        def step(self) -> None:
+            for part in self.parts:
+                part.step()
+
+    return lambda parameters: Both((first(parameters[:count]), second(parameters[count:])))
+
+
 def optimiser_of(run: RunConfig, learning_rate: float) -> OptimiserOf:
-    """The run's optimiser, by the key ``optimiser``, with a step of the method's."""
-    if run.training.optimiser == "sgd":
+    """The run's optimiser of weights or signs, by the key ``optimiser``, with a step of the method's."""
+    if run[OptimiserSection].optimiser == "sgd":
         return sgd(learning_rate, run[MomentumSection].momentum)
     return adam(learning_rate)

@@ -18,7 +18,7 @@ from common.models.views import Views
 from common.uniforms import stream_seed
 from deltamask_client.epochs import Recipe
 from deltamask_client.images import site_images
-from deltamask_client.objective import optimiser_of
+from deltamask_client.objective import CROSS_ENTROPY, Objective, OptimiserOf
 from deltamask_client.slow_log import SlowLog
 
 __all__ = ["Site", "activations_of", "device_of", "load_frozen", "load_site", "progress_of", "recipe_of"]
@@ -100,13 +100,14 @@ def activations_of(
     )
 
 
-def recipe_of(run: RunConfig, node: NodeConfig, learning_rate: float) -> Recipe:
-    """How this client trains."""
+def recipe_of(run: RunConfig, node: NodeConfig, optimiser: OptimiserOf, objective: Objective = CROSS_ENTROPY) -> Recipe:
+    """How this client trains, by which steps and for what."""
     keys = run.training
     return Recipe(
         keys.local_epochs,
         node.batch_size or keys.batch_size,
-        optimiser_of(run, learning_rate),
+        optimiser,
+        objective,
         precision=_precision_of(node),
     )
 

@@ -55,7 +55,7 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     name, which = config.backbone.backbone, config.backbone
     network = build_parts(name, which.weights, which.image_size, which.masked_blocks, device)
     split = open_split(config.data.dataset, "test", network.spec.size, default_cache_path())
-    kept = strategy_of.prune(network, config, len(split.classes))
+    left = strategy_of.prune(network, config, len(split.classes))
     backbone = mask_parts(name, network)
     test = split.load(split.balanced(config.data.test_limit))
     if len(test.labels) == 0:
@@ -67,7 +67,7 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     enrolment = Enrolment(
         backbone.digest, backbone.masks.d, rounds.min_clients, rounds.node_wait_seconds, print, split.classes
     )
-    strategy = strategy_of.from_setting(Setting(config, backbone, split.classes, enrolment, kept))
+    strategy = strategy_of.from_setting(Setting(config, backbone, split.classes, enrolment, left))
     folder.set_model(name, backbone.digest, strategy.segments(backbone), strategy.kept_parameters)
     strategy.summary()
     print(
@@ -78,18 +78,24 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
 
     begun = time.perf_counter()
     tally = strategy.fit_head(grid, rounds.round_timeout_seconds)
-    probe = evaluator.frozen(strategy.head)
-    folder.set_linear_probe(probe, tally, time.perf_counter() - begun)
-    print(f"{head_name(folder.results)} of {len(tally.payload_bytes)} clients: accuracy {probe:.4f}")
+    tested = {0: evaluator.frozen(strategy.head)}  # round -> the form of its model to use
+    folder.set_linear_probe(tested[0], tally, time.perf_counter() - begun)
+    print(f"{head_name(folder.results)} of {len(tally.payload_bytes)} clients: accuracy {tested[0].accuracy:.4f}")
+    validated = strategy.validate_head(grid, rounds.round_timeout_seconds)
+    if validated is not None:
+        folder.set_head_validation(*validated)
     print(header(evaluation.personal_test))
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if not config.evaluates(server_round):
             return None
-        return MetricRecord({**strategy.evaluate(evaluator, server_round)})
+        forms = strategy.evaluate(evaluator, server_round)
+        tested[server_round] = forms[next(iter(config.method.forms))]
+        return MetricRecord({name: scored.accuracy for name, scored in forms.items()})
 
     def record(report: RoundReport) -> None:
-        print(round_line(folder.add_round(report), evaluation.personal_test), flush=True)
+        entry = folder.add_round(report, tested.get(report.server_round))
+        print(round_line(entry, evaluation.personal_test), flush=True)
 
     strategy.start(
         grid,
@@ -99,4 +105,9 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
         evaluate_fn=evaluate,
         on_round=record,
     )
-    folder.save_model(strategy.tensors(), strategy.head)
+    keeper, kept = strategy.keeper, strategy.keeper.best
+    folder.set_kept(keeper, strategy.server_round, tested)
+    if kept is None:
+        folder.save_model(strategy.tensors(), strategy.head)
+    else:
+        folder.save_model(kept.tensors, kept.head)

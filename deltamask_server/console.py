@@ -9,13 +9,13 @@ from typing import Any
 from common.methods import METHODS
 from common.models.heads import HEADS
 
-__all__ = ["columns", "failed_replies", "head_name", "header", "round_cells", "round_line", "summary"]
+__all__ = ["columns", "failed_replies", "head_name", "header", "outcome", "round_cells", "round_line", "summary"]
 
 
 def columns(personal: bool = False) -> tuple[str, ...]:
     """What a round is shown by; with the mean accuracy of the clients' own models in runs that test them."""
     own = ("personal",) if personal else ()
-    return ("round", "mean", "sample", "thresh", *own, "up bpp", "down bpp", "clients", "loss", "seconds")
+    return ("round", "mean", "sample", "thresh", "balanced", *own, "up bpp", "down bpp", "clients", "loss", "seconds")
 
 
 def header(personal: bool = False) -> str:
@@ -36,9 +36,10 @@ def round_cells(entry: dict[str, Any], personal: bool = False) -> list[str]:
     return [
         str(entry["round"]),
         *(f"{accuracy[form]:.4f}" if form in accuracy else "-" for form in ("mean", "sample", "threshold")),
+        f"{entry['classes']['balanced_accuracy']:.4f}" if entry.get("classes") else "-",
         *([f"{entry['personal']['mean']:.4f}" if entry["personal"] else "-"] if personal else []),
         f"{entry['uplink']['bpp']:.4f}",
-        f"{entry['downlink']['bpp']:.2f}",
+        f"{entry['downlink']['bpp']:.3f}",
         f"{clients['ok']}/{clients['asked']}",
         f"{entry['train']['loss']:.3f}",
         f"{seconds:.1f}",
@@ -60,9 +61,9 @@ def summary(results: dict[str, Any], folder: Path) -> str:
     """Outcome, accuracy before and after, bits both ways, and where the files are."""
     rounds, probe = results["rounds"], results.get("linear_probe")
     evaluated = [entry for entry in rounds if entry["accuracy"]]
-    lines = [f"Outcome     {results['status']}" + (f": {results['reason']}" if "reason" in results else "")]
+    lines = [f"Outcome     {outcome(results)}"]
     if evaluated and probe:
-        last, before = evaluated[-1], probe["accuracy"]
+        last, before = _kept_entry(results, evaluated), probe["accuracy"]
         after = last["accuracy"]["mean"]
         fewer = (
             f", {100 * (after - before) / (1 - before):.0f} % fewer errors" if before < 1 and after >= before else ""
@@ -78,6 +79,7 @@ def summary(results: dict[str, Any], folder: Path) -> str:
             f"Downlink    {_mean(rounds, 'downlink'):.2f} bits per parameter and client, "
             f"{_total(rounds, 'downlink'):,} bytes in all",
         ]
+        lines += _class_lines(results)
         lines += _clients_lines(results)
         failed = sum(sum(entry["clients"]["failed"].values()) for entry in rounds)
         if failed:
@@ -88,6 +90,59 @@ def summary(results: dict[str, Any], folder: Path) -> str:
     there = [name for name in files if (folder / name).is_file()]
     lines.append(f"Files       {folder}/  ({', '.join(there)})")
     return "\n".join(lines)
+
+
+def outcome(results: dict[str, Any]) -> str:
+    """How the run ended, and which model it has kept: never a worse one than it began with, where that was checked."""
+    if "reason" in results:
+        return f"{results['status']}: {results['reason']}"
+    kept = results.get("kept")
+    if kept is None:
+        return str(results["status"])
+    if kept["held_out_accuracy"] is None:
+        return (
+            f"{results['status']}, model of the last round kept; whether it is better than the head was not checked, "
+            "since no client holds out images (validation-fraction)"
+        )
+    best, head, last = (kept[name] for name in ("held_out_accuracy", "held_out_head", "held_out_last"))
+    if head is None:
+        return f"{results['status']}, model of round {kept['round']} kept: {_percent(best)} on images held out"
+    if kept["round"] == 0:
+        return (
+            f"{results['status']}, but training did not improve on the head ({_percent(head)} -> {_percent(last)} on "
+            "images held out): kept the head; see docs/how-to/read-the-results.md"
+        )
+    return (
+        f"{results['status']}, model of round {kept['round']} kept: {_percent(head)} -> {_percent(best)} on images "
+        "held out"
+    )
+
+
+def _kept_entry(results: dict[str, Any], evaluated: list[dict[str, Any]]) -> dict[str, Any]:
+    """The round whose model is kept; the last one that was evaluated, where that is not known."""
+    kept = (results.get("kept") or {}).get("round")
+    if kept == 0:
+        accuracy = results["linear_probe"]["accuracy"]
+        return {"accuracy": dict.fromkeys(evaluated[-1]["accuracy"], accuracy)}
+    return next((entry for entry in evaluated if entry["round"] == kept), evaluated[-1])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _class_lines(results: dict[str, Any]) -> list[str]:
+    """How well classes are told apart by the model that is kept."""
+    figures = (results.get("kept") or {}).get("classes")
+    if not figures:
+        return []
+    names = results["data"]["classes"]
+    recall = [(value, str(name)) for value, name in zip(figures["recall"], names, strict=False) if value is not None]
+    worst = ", ".join(f"{name} {value:.2f}" for value, name in sorted(recall)[:3])
+    return [
+        f"Classes     balanced accuracy {figures['balanced_accuracy']:.4f}, macro F1 {figures['macro_f1']:.4f}; "
+        f"lowest recall: {worst}"
+    ]
 
 
 def _kept_lines(results: dict[str, Any], bpp: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""Accuracy on the server's test images, of whatever is in the backbone's tail."""
+"""How good whatever is in the backbone's tail is on the server's test images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.models.accuracy import loss_and_accuracy
+from common.models.accuracy import Scored, score_images
 from common.models.activations import Activations
 from common.models.backbone import Backbone
 
@@ -34,16 +34,16 @@ class Evaluator:
         self.backbone = backbone
         self._activations, self._labels, self._batch_size = activations, labels, batch_size
 
-    def frozen(self, head: Callable[[torch.Tensor], torch.Tensor]) -> float:
-        """Accuracy of the head on the pre-trained function (every mask bit 1)."""
+    def frozen(self, head: Callable[[torch.Tensor], torch.Tensor]) -> Scored:
+        """The head on the pre-trained function (every mask bit 1)."""
         self.backbone.masks.unmask()
-        return self.accuracy(head)
+        return self.score(head)
 
-    def multiplied(self, multiplier: NDArray[np.float32], head: Callable[[torch.Tensor], torch.Tensor]) -> float:
-        """Accuracy with the frozen weights times a vector, float32 ``(d,)``."""
+    def multiplied(self, multiplier: NDArray[np.float32], head: Callable[[torch.Tensor], torch.Tensor]) -> Scored:
+        """The frozen weights times a vector, float32 ``(d,)``."""
         self.backbone.masks.set_multiplier(torch.from_numpy(multiplier))
-        return self.accuracy(head)
+        return self.score(head)
 
-    def accuracy(self, head: Callable[[torch.Tensor], torch.Tensor]) -> float:
-        """Accuracy with the tail as it is now, and a head from features to logits."""
-        return loss_and_accuracy(self.backbone.tail, head, self._activations, self._labels, self._batch_size)[1]
+    def score(self, head: Callable[[torch.Tensor], torch.Tensor]) -> Scored:
+        """The tail as it is now, and a head from features to logits."""
+        return score_images(self.backbone.tail, head, self._activations, self._labels, self._batch_size)

@@ -21,8 +21,21 @@ from numpy.typing import NDArray
 
 from common.config.run import RunConfig
 from common.errors import RoundError
-from common.messages import EVALUATE, HEAD, TRAIN, Part, Parts, Update, model_bytes, pack_classes, pack_model
+from common.messages import (
+    BALANCED,
+    EVALUATE,
+    HEAD,
+    PERSONAL,
+    TRAIN,
+    Part,
+    Parts,
+    Update,
+    model_bytes,
+    pack_classes,
+    pack_model,
+)
 from common.methods import METHODS
+from common.models.accuracy import Scored
 from common.models.backbone import Backbone, Network
 from common.models.heads import FittedHead, Head, HeadKind
 from common.saved import Saved
@@ -31,11 +44,12 @@ from deltamask_server.correspondence import Correspondence
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.exchange import exchange
+from deltamask_server.kept import Keeper
 from deltamask_server.model_form import ModelForm
 from deltamask_server.round_report import RoundReport
 from deltamask_server.setting import Setting
 from deltamask_server.tally import Tally
-from deltamask_server.validation import fairness
+from deltamask_server.validation import fairness, pooled_accuracy
 
 __all__ = ["RoundStrategy"]
 
@@ -58,6 +72,8 @@ class RoundStrategy(Strategy):
         Names of the classes, for clients with images of their own; may be empty.
     validate
         Have clients evaluate the model on the images they have held out, in every round that is evaluated.
+    patience
+        Rounds without a better model, by the images held out, after which the run ends; 0: it goes on.
     personal_test
         Clients may report how good the model they have just trained is on test images.
     seed
@@ -82,6 +98,7 @@ class RoundStrategy(Strategy):
         head_kind: HeadKind,
         class_names: Sequence[str] = (),
         validate: bool = False,
+        patience: int = 0,
         personal_test: bool = False,
         seed: int = 1,
         participation: float = 1.0,
@@ -95,6 +112,8 @@ class RoundStrategy(Strategy):
         self.head = head_kind.start(classes, features, seed)
         self._head_trained = False
         """Whether a round has trained the head: it is then new to everybody, also to those who missed rounds."""
+        self.keeper = Keeper(patience)
+        """The best model so far, by the images that clients hold out."""
         self.server_round = 0
         """The last round that has ended."""
         self._mail = Correspondence(enrolment, self._class_names, quorum)
@@ -133,6 +152,10 @@ class RoundStrategy(Strategy):
     def expected(self, server_round: int) -> Parts:
         """What replies of a round bring. One part is ``payload``."""
 
+    def orders(self, server_round: int) -> dict[str, float]:
+        """Numbers that the server tells every client of a round, beside round and slot."""
+        return {}
+
     @abstractmethod
     def begin_round(self, server_round: int) -> None:
         """Make ready for the replies of a round."""
@@ -146,12 +169,16 @@ class RoundStrategy(Strategy):
         """Replace the global model; called only where enough replies were accepted."""
 
     @abstractmethod
-    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, float]:
-        """Accuracy of the global model by form, as the method's `common.methods.Method.forms` names them."""
+    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, Scored]:
+        """How good the global model is, by form, as the method's `common.methods.Method.forms` names them."""
 
     @abstractmethod
     def tensors(self) -> dict[str, torch.Tensor]:
         """The global model without its head, to be kept in a file."""
+
+    def untrained(self) -> dict[str, torch.Tensor]:
+        """`tensors` of the head alone, on the frozen network."""
+        return self.tensors()
 
     @abstractmethod
     def method_state(self) -> Saved:
@@ -189,7 +216,8 @@ class RoundStrategy(Strategy):
         holds = {str(client): digest.hex() for client, digest in sorted(self._enrolment.holds.items())}
         rounds = {"round": self.server_round, "head-trained": self._head_trained, "holds": holds}
         head = Saved({"weight": self.head.weight, "bias": self.head.bias})
-        return Saved(values={"method": self.name, **rounds}) | head.under("head") | self.method_state().under(self.name)
+        own = self.method_state().under(self.name) | self.keeper.state().under("kept")
+        return Saved(values={"method": self.name, **rounds}) | head.under("head") | own
 
     def load_state(self, saved: Saved) -> None:
         """Go on after the round that `state` was asked in.
@@ -209,6 +237,7 @@ class RoundStrategy(Strategy):
         self._head_trained, self.server_round = bool(saved.values["head-trained"]), int(saved.values["round"])
         self._enrolment.holds = {int(client): bytes.fromhex(name) for client, name in saved.values["holds"].items()}
         self.load_method_state(saved.part(self.name))
+        self.keeper.load_state(saved.part("kept"))
 
     def arrays(self) -> ArrayRecord:
         """The global model as it is sent to a client that holds nothing."""
@@ -243,6 +272,18 @@ class RoundStrategy(Strategy):
         self.head = kind.combine([statistics[client] for client in sorted(statistics)], *shape)
         return self.tally
 
+    def validate_head(self, grid: Grid, timeout: float) -> tuple[Tally, dict[int, int]] | None:
+        """Ask every connected client how good the head alone is on the images it has held out: what training has to
+        beat. Returns the replies, and the bytes sent; None where clients hold nothing out, or the head is not fitted.
+        """
+        if not self._validate or not isinstance(self._head_kind, FittedHead) or self.server_round:
+            return None
+        self._sent = {}
+        questions = self.configure_evaluate(0, self.arrays(), ConfigRecord(), grid)
+        self.aggregate_evaluate(0, exchange(grid, questions, timeout))
+        self.keeper.look(0, pooled_accuracy(self.tally), self.untrained, self.head)
+        return self.tally, dict(self._sent)
+
     # -- Flower's Strategy interface -----------------------------------------------------------------------------------
 
     def configure_train(
@@ -259,7 +300,9 @@ class RoundStrategy(Strategy):
         self._slots = {client: slot for slot, client in enumerate(sample)}
         contents = self._mail.model_for(sample, arrays, self.parts)
         for client, slot in self._slots.items():
-            contents[client]["round"] = ConfigRecord({**config, "round": server_round, "slot": slot})
+            contents[client]["round"] = ConfigRecord(
+                {**config, **self.orders(server_round), "round": server_round, "slot": slot}
+            )
         self._sent = {client: model_bytes(content) for client, content in contents.items()}
         return self._mail.address({client: online[client] for client in sample}, contents, TRAIN, str(server_round))
 
@@ -289,7 +332,9 @@ class RoundStrategy(Strategy):
             if first and len(payload) <= _KEPT_BYTES:
                 self._example = client, payload
 
-        self._mail.collect(replies, self.expected(server_round), timed, with_personal=self._personal_test)
+        self._mail.collect(
+            replies, self.expected(server_round), timed, optional=PERSONAL if self._personal_test else ()
+        )
         self._mail.require_quorum(f"round {server_round}")
         self.end_round(server_round)
         self.server_round = server_round
@@ -309,12 +354,13 @@ class RoundStrategy(Strategy):
         clients = self._enrolment.connected(set(grid.get_node_ids()))
         contents = self._mail.model_for(list(clients), arrays, self.parts)
         for client, content in contents.items():
+            content["round"] = ConfigRecord({"round": server_round, "slot": 0})
             self._sent[client] = self._sent.get(client, 0) + model_bytes(content)
         return self._mail.address(clients, contents, EVALUATE, f"{server_round}-validation")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Collect the clients' accuracies; bad replies are dropped and counted in ``tally``, and none is required."""
-        self._mail.collect(replies, {}, lambda client, update: None, least_examples=0)
+        self._mail.collect(replies, {}, lambda client, update: None, optional=BALANCED, least_examples=0)
         figures = fairness(self.tally)
         return None if figures is None else MetricRecord({**figures})
 
@@ -329,8 +375,8 @@ class RoundStrategy(Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
         on_round: Callable[[RoundReport], None] = lambda report: None,
     ) -> Result:
-        """Flower's loop, with three differences: replies are decoded while others still train, ``on_round`` hears of
-        each round when it ends, and the first round is the one after `server_round`.
+        """Flower's loop, with four differences: replies are decoded while others still train, ``on_round`` hears of
+        each round when it ends, the first round is the one after `server_round`, and the run ends where patience does.
         """
         result = Result()
         result.arrays = arrays = initial_arrays
@@ -355,6 +401,7 @@ class RoundStrategy(Strategy):
                 questions = self.configure_evaluate(server_round, arrays, evaluate_config or ConfigRecord(), grid)
                 figures = self.aggregate_evaluate(server_round, exchange(grid, questions, timeout))
                 validation = self.tally
+                self.keeper.look(server_round, pooled_accuracy(validation), self.tensors, self.head)
                 if figures is not None:
                     result.evaluate_metrics_clientapp[server_round] = figures
             seconds = {
@@ -369,6 +416,8 @@ class RoundStrategy(Strategy):
                     server_round, tally, self._sent, self.digest, evaluation, seconds, validation, self._example
                 )
             )
+            if self.keeper.gave_up(server_round):
+                break
         return result
 
 

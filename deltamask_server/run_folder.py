@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +21,10 @@ import torch
 from safetensors.torch import save_file
 
 from common.files import replacing
+from common.models.accuracy import Scored
+from common.models.class_figures import class_figures
 from common.models.heads import Head
+from deltamask_server.kept import Keeper
 from deltamask_server.round_report import RoundReport
 from deltamask_server.tally import Tally
 from deltamask_server.tools.report import parse_run, write_report
@@ -28,6 +32,8 @@ from deltamask_server.validation import personal_entry, validation_entry
 
 __all__ = ["RunFolder"]
 
+_MOST_CLASSES = 100
+"""In a confusion matrix that is written."""
 _PACKAGES = ("deltamask", "flwr", "torch", "timm", "numpy", "pyfusefilter", "numba", "pillow")
 
 
@@ -70,12 +76,13 @@ class RunFolder:
         self.results["data"] = {"classes": list(classes), "test_images": test_images, "broken_test_images": broken}
         self._write_results()
 
-    def set_linear_probe(self, accuracy: float, tally: Tally, seconds: float) -> None:
-        """Record the head round, of whatever kind, and the accuracy of its linear classifier on the frozen features,
-        which masked training starts from.
+    def set_linear_probe(self, scored: Scored, tally: Tally, seconds: float) -> None:
+        """Record the head round, of whatever kind, and how good its linear classifier is on the frozen features, which
+        masked training starts from.
         """
         self.results["linear_probe"] = {
-            "accuracy": accuracy,
+            "accuracy": scored.accuracy,
+            "classes": _figures(scored),
             "uplink": _traffic(tally.payload_bytes, self._masked),
             "clients": _clients(tally),
             "broken_images": _broken(tally),
@@ -83,14 +90,40 @@ class RunFolder:
         }
         self._write_results()
 
-    def add_round(self, report: RoundReport) -> dict[str, Any]:
-        """Record a round, and return what was written. Accuracy, personal and validation are null where there was
-        none.
+    def set_head_validation(self, tally: Tally, downlink_bytes: dict[int, int]) -> None:
+        """Record how good the head alone is on the images that clients hold out."""
+        self.results["linear_probe"] |= {
+            "validation": validation_entry(tally),
+            "downlink": _traffic(downlink_bytes, self._masked),
+        }
+        self._write_results()
+
+    def set_kept(self, keeper: Keeper, last_round: int, tested: Mapping[int, Scored]) -> None:
+        """Record which round's model the run keeps, and how good it is on the server's test images, if they were asked
+        about it.
+        """
+        best = keeper.best
+        kept = last_round if best is None else best.server_round
+        scored = tested.get(kept)
+        self.results["kept"] = {
+            "round": kept,
+            "held_out_accuracy": None if best is None else best.accuracy,
+            "held_out_head": keeper.first,
+            "held_out_last": keeper.checked[-1][1] if keeper.checked else None,
+            "accuracy": None if scored is None else scored.accuracy,
+            "classes": None if scored is None else _figures(scored, confusion=True),
+        }
+        self._write_results()
+
+    def add_round(self, report: RoundReport, scored: Scored | None = None) -> dict[str, Any]:
+        """Record a round, and return what was written. Accuracy, classes, personal and validation are null where there
+        was none.
         """
         tally = report.tally
         entry: dict[str, Any] = {
             "round": report.server_round,
             "accuracy": None if report.evaluation is None else dict(report.evaluation),
+            "classes": None if scored is None else _figures(scored),
             "train": {"loss": tally.mean("loss"), "accuracy": tally.mean("accuracy")},
             "uplink": {**_traffic(tally.payload_bytes, self._masked), "record_bytes": _by_client(tally.record_bytes)},
             "downlink": _traffic(report.downlink_bytes, self._masked),
@@ -155,6 +188,19 @@ class RunFolder:
             os.replace(link, self.path.parent / "latest")
         except OSError:  # a file system without links: the summary names the folder anyway
             link.unlink(missing_ok=True)
+
+
+def _figures(scored: Scored, confusion: bool = False) -> dict[str, Any]:
+    """Each class counting the same; the confusion matrix where it can be read."""
+    figures = class_figures(scored.confusion)
+    found: dict[str, Any] = {
+        "balanced_accuracy": figures.balanced_accuracy,
+        "macro_f1": figures.macro_f1,
+        "recall": list(figures.recall),
+    }
+    if confusion and len(figures.recall) <= _MOST_CLASSES:
+        found["confusion"] = scored.confusion.tolist()
+    return found
 
 
 def _by_client(values: dict[int, int]) -> dict[str, int]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config.run import RunConfig
+from common.data.config import PatienceSection
 from common.models.backbone import Backbone
 from deltamask_server.enrolment import Enrolment
 
@@ -37,6 +38,7 @@ class Setting:
             "head_kind": run.head_kind,
             "class_names": self.classes,
             "validate": run.data.validation_fraction > 0,
+            "patience": run[PatienceSection].patience,
             "personal_test": run.evaluation.personal_test,
             "seed": run.rounds.seed,
             "participation": run.rounds.participation,

@@ -7,9 +7,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from common.messages import BALANCED
 from deltamask_server.tally import Tally
 
-__all__ = ["fairness", "personal_entry", "validation_entry"]
+__all__ = ["fairness", "personal_entry", "pooled_accuracy", "validation_entry"]
 
 _NONE = {"mean": None, "worst_decile": None, "std": None}
 
@@ -41,12 +42,25 @@ def fairness(tally: Tally, accuracy: str = "accuracy", images: str = "examples")
     return {"mean": mean, "worst_decile": math.fsum(accuracies[:worst]) / worst, "std": math.sqrt(variance)}
 
 
+def pooled_accuracy(tally: Tally) -> float | None:
+    """Share of all images held out that are named right, each counting the same; None without images."""
+    images = sum(values["examples"] for values in tally.metrics.values())
+    right = math.fsum(values["accuracy"] * values["examples"] for values in tally.metrics.values())
+    return right / images if images else None
+
+
 def validation_entry(tally: Tally) -> dict[str, Any]:
     """What results.json says of one round's validation."""
     return {
+        "pooled": pooled_accuracy(tally),
         **(fairness(tally) or _NONE),
         "clients": {
-            str(client): {"accuracy": values["accuracy"], "loss": values["loss"], "examples": int(values["examples"])}
+            str(client): {
+                "accuracy": values["accuracy"],
+                "loss": values["loss"],
+                "examples": int(values["examples"]),
+                **{name: values[name] for name in BALANCED if name in values},
+            }
             for client, values in sorted(tally.metrics.items())
         },
         "record_bytes": {str(client): size for client, size in sorted(tally.record_bytes.items())},

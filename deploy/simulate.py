@@ -22,12 +22,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from deltamask_server.results_file import read_results
 from deltamask_server.tools.watch import ended_by_flower, follow, wait_for_run
 from deploy.processes import end_tree, free_port, start_logged
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 180
 NAME = "simulation"
+HEAD_KEPT = 3
 LOG_TAIL = 4000
 """Characters."""
 
@@ -67,7 +69,9 @@ def main() -> None:
 
 
 def run(supernodes: int, run_config: str) -> int:
-    """Submit the run and show it until it ends; 0 if it completed."""
+    """Submit the run and show it until it ends; 0 if it completed, `HEAD_KEPT` if training did not improve on the head
+    alone.
+    """
     federation = f"num-supernodes={supernodes} client-resources-num-cpus=1"
     command = ["flwr", "run", str(ROOT), NAME, "--federation-config", federation, "--format", "json"]
     started = time.time()
@@ -98,7 +102,7 @@ def run(supernodes: int, run_config: str) -> int:
     end = time.monotonic() + START_SECONDS
     while not has_ended() and time.monotonic() < end:  # it has written its results, and ends by itself
         time.sleep(0.5)
-    return 0
+    return HEAD_KEPT if read_results(folder).get("kept", {}).get("round") == 0 else 0
 
 
 def flower_log(run_id: str) -> str:

@@ -1,8 +1,8 @@
-"""Runs of the app itself on a Flower simulation, many in a row, and what is kept of each.
+"""Runs of the app itself, many in a row, and what is kept of each.
 
-An experiment is a list of plans. A run is `deploy/simulate.py` in a folder of its own; what is kept of it is its
-results.json without lists by client and without paths. Runs that are kept already are skipped, so an experiment that
-was cut off goes on where it was.
+An experiment is a list of plans. A run is the app in one process (`benchmarks.in_process`, whose digests are those of a
+simulation), in a folder of its own; what is kept of it is its results.json without lists by client and without paths.
+Runs that are kept already are skipped, so an experiment that was cut off goes on where it was.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from common.config.cache_path import default_cache_path
 
 __all__ = ["ROOT", "Plan", "command_line", "load"]
 
@@ -42,7 +44,7 @@ def load(experiment: str, pattern: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in files]
 
 
-def _run(plan: Plan, data: Path, folder: Path) -> Path:
+def _run(plan: Plan, data: Path, folder: Path, cache: Path) -> Path:
     local = {"dataset": f"npz:{data / plan.config['dataset']}"}
     if str(plan.config.get("weights", "")).endswith(".safetensors"):
         local["weights"] = str(data / plan.config["weights"])
@@ -55,8 +57,8 @@ def _run(plan: Plan, data: Path, folder: Path) -> Path:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
         }
-        command = [sys.executable, str(ROOT / "deploy" / "simulate.py"), "--supernodes", str(plan.supernodes)]
-        command += ["--run-config", str(config)]
+        command = [sys.executable, "-m", "benchmarks.in_process", str(config), "--clients", str(plan.supernodes)]
+        command += ["--cache", str(cache)]
         done = subprocess.run(command, cwd=workplace, env=environment, check=False, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{plan.name} failed:\n{done.stdout}{done.stderr}")
@@ -103,11 +105,11 @@ def _total(traffic: dict[str, Any]) -> int:
     return sum(traffic["payload_bytes"].values())
 
 
-def _run_all(plans: Iterable[Plan], data: Path, folder: Path, jobs: int) -> None:
+def _run_all(plans: Iterable[Plan], data: Path, folder: Path, jobs: int, cache: Path) -> None:
     """Run what is not kept yet, ``jobs`` at a time."""
     waiting = [plan for plan in plans if not (folder / f"{plan.name}.json").is_file()]
     with ThreadPoolExecutor(jobs) as pool:
-        for done in as_completed([pool.submit(_run, plan, data, folder) for plan in waiting]):
+        for done in as_completed([pool.submit(_run, plan, data, folder, cache) for plan in waiting]):
             print(done.exception() or done.result(), flush=True)
 
 
@@ -115,17 +117,18 @@ def command_line(
     experiment: str, plans: Callable[[], Iterable[Plan]], table: Callable[[], str], plot: Callable[[], Path]
 ) -> None:
     """The commands of an experiment: run, table, plot."""
-    parser = argparse.ArgumentParser(description=f"The experiment {experiment}: runs of the app on a simulation.")
+    parser = argparse.ArgumentParser(description=f"The experiment {experiment}: runs of the app in one process.")
     commands = parser.add_subparsers(required=True, dest="command")
     running = commands.add_parser("run", help="run what is not kept yet")
     running.add_argument("--data", type=Path, required=True, help="folder with the .npz files and the ViT's weights")
-    running.add_argument("--jobs", type=int, default=1, help="simulations side by side (default: 1)")
+    running.add_argument("--jobs", type=int, default=1, help="runs side by side (default: 1)")
+    running.add_argument("--cache", type=Path, default=default_cache_path(), help="where activations are kept")
     running.add_argument("--only", default="*", help="names of runs, with * and ? (default: all)")
     commands.add_parser("table", help="print what is kept as Markdown")
     commands.add_parser("plot", help="draw what is kept")
     args = parser.parse_args()
     if args.command == "run":
         chosen = [plan for plan in plans() if fnmatch(plan.name, args.only)]
-        _run_all(chosen, args.data.resolve(), _RESULTS / experiment, args.jobs)
+        _run_all(chosen, args.data.resolve(), _RESULTS / experiment, args.jobs, args.cache.resolve())
     else:
         print(table() if args.command == "table" else plot())

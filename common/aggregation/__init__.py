@@ -6,11 +6,12 @@ from typing import Any
 
 from common.aggregation.base import Rule, fold_payload
 from common.aggregation.beta import BetaRule
+from common.aggregation.flips import FlipsRule
 from common.errors import WrongFormat
 
 __all__ = ["RULES", "Rule", "fold_payload", "rule_of"]
 
-RULES: dict[str, type[Rule[Any]]] = {rule.name: rule for rule in (BetaRule,)}
+RULES: dict[str, type[Rule[Any]]] = {rule.name: rule for rule in (FlipsRule, BetaRule)}
 
 
 def rule_of(number: int) -> type[Rule[Any]]:

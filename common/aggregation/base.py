@@ -11,7 +11,7 @@ The server folds with them, and so does every client that is relayed the payload
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,18 @@ from common.codecs import SharedState, codec_of
 from common.config.section import Section, Sections
 from common.saved import Saved
 
-__all__ = ["Rule", "fold_payload"]
+__all__ = ["Change", "Rule", "fold_payload"]
 
 S = TypeVar("S")
+
+
+class Change(NamedTuple):
+    """What a round adds to theta."""
+
+    values: NDArray[np.int32]
+    """In 1/65536, ``(d,)``."""
+    clip: int
+    """Theta then stays in [clip, 65536 - clip]."""
 
 
 class Rule(ABC, Generic[S]):
@@ -35,9 +44,11 @@ class Rule(ABC, Generic[S]):
     """Its value of the run key ``aggregation``."""
     number: ClassVar[int]
     """In relayed payloads; never reused."""
-    observes: ClassVar[Literal["mask", "flips"]]
-    """What it folds: a client's mask m_k, bool ``(d,)``, or where it differs from m_g, int8 ``(d,)`` of m_k - m_g."""
-    weighs: ClassVar[bool]
+    observes: ClassVar[Literal["mask", "change"]]
+    """What it folds: a client's mask m_k, bool ``(d,)``, or an estimate of theta_k - theta, int32 ``(d,)`` in 1/65536
+    (`common.codecs.Codec.change`).
+    """
+    weighs: bool
     """Whether a client counts by its number of examples, or once."""
     section: ClassVar[type[Section]]
     """Its keys."""
@@ -78,6 +89,10 @@ class Rule(ABC, Generic[S]):
     @abstractmethod
     def finish(self, state: S) -> tuple[NDArray[np.uint16], S]:
         """The next theta, uint16 ``(d,)``, and what the next round starts from."""
+
+    def change(self, state: S) -> Change | None:
+        """What `finish` adds to theta, where it adds something and clips; None where theta is made anew."""
+        return None
 
     @abstractmethod
     def state(self, state: S) -> Saved:
@@ -122,6 +137,6 @@ def fold_payload(rule: Rule[S], state: S, payload: bytes, shared: SharedState, w
     PayloadError
         If there is anything wrong with the payload.
     """
-    mask = codec_of(payload).decode(payload, shared)
-    observed = mask if rule.observes == "mask" else mask.astype(np.int8) - shared.mask().astype(np.int8)
+    codec = codec_of(payload)
+    observed: NDArray[Any] = (codec.decode if rule.observes == "mask" else codec.change)(payload, shared)
     return rule.fold(state, observed, weight if rule.weighs else 1)

@@ -143,8 +143,8 @@ class BetaRule(Rule[BetaPosterior]):
 
     name: ClassVar[str] = "beta"
     number: ClassVar[int] = 1
-    observes: ClassVar[Literal["mask", "flips"]] = "mask"
-    weighs: ClassVar[bool] = False
+    observes: ClassVar[Literal["mask", "change"]] = "mask"
+    weighs = False
     section: ClassVar[type[Section]] = BetaSection
 
     prior: float = 1.0

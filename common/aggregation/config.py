@@ -21,7 +21,9 @@ class AggregationSection(Section):
     under: ClassVar[str] = "method"
 
     aggregation: str = Field(
-        "beta", description="How the clients' masks become the next theta: `beta`, the paper's Beta posterior."
+        "flips",
+        description="How updates become the next theta: `flips`, theta plus the mean of what clients moved; `beta`, "
+        "the paper's Beta posterior of their masks.",
     )
 
     @field_validator("aggregation")

@@ -15,6 +15,7 @@ from common.config.section import Section, Sections
 from common.config.shared import RoundsSection
 from common.errors import EncodeError
 from common.selection import cosine_kappa, select_top
+from common.theta import ONE
 from common.wire import Header, pack_payload, unpack_payload
 
 __all__ = ["Body", "Bound", "Client", "Codec", "DeltaCodec", "KappaSection", "entropy_bits", "kappa_of"]
@@ -44,8 +45,10 @@ class KappaSection(Section):
     title: ClassVar[str] = "Codecs `fuse8`, `fuse16`, `fuse32`, `exact`, `bloom`"
     under: ClassVar[str] = "codec"
 
-    kappa: float = Field(0.8, gt=0, le=1, description="Share of the changed bits that is sent, in the first round.")
-    kappa_final: float = Field(0.4, gt=0, le=1, description="The same in the last round; a cosine lies between.")
+    kappa: float = Field(
+        1.0, gt=0, le=1, description="Share of the changed bits that is sent, in the first round; 0.8 is the paper's."
+    )
+    kappa_final: float = Field(1.0, gt=0, le=1, description="The same in the last round; a cosine lies between.")
 
     @model_validator(mode="after")
     def _falls(self) -> Self:
@@ -61,9 +64,11 @@ class Client(NamedTuple):
 
     server_round: int
     target_bpp: float | None = None
-    """The client's own budget, if it has one."""
+    """The longest payload that the client's link allows, if it says so."""
     device: str = "cpu"
     """Where the client computes."""
+    counts_changes: bool = True
+    """Whether the aggregation rule folds `Codec.change`, or masks."""
 
 
 def entropy_bits(ones: int, total: int) -> float:
@@ -95,6 +100,8 @@ class Codec(ABC):
     """The newest wire version of the codec's payloads; it reads the older ones too."""
     counts: ClassVar[str]
     """What the header's n counts."""
+    growth: ClassVar[float] = 1.0
+    """Payloads of twice the step are about 2^growth times as long."""
     samples: ClassVar[bool] = False
     """Whether what arrives is a sample: no mask of the client's own, and so never wrong."""
     sections: ClassVar[tuple[type[Section], ...]] = ()
@@ -146,6 +153,17 @@ class Codec(ABC):
         """
         n, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
         return self._decode_body(n, body, shared)
+
+    def change(self, payload: bytes, shared: SharedState) -> NDArray[np.int32]:
+        """Decode a payload into an estimate of theta_k - theta, int32 ``(d,)`` in 1/65536, whose mean over the shared
+        uniforms is right: m_k - m_g here, since E[m_g] = theta is known.
+
+        Raises
+        ------
+        PayloadError
+            As `decode`.
+        """
+        return (self.decode(payload, shared).astype(np.int32) - shared.mask()) * ONE
 
     def describe(self, n: int, body: bytes) -> Body:
         """Explain a body without theta: what can be read of it, and nothing decoded.
@@ -208,17 +226,17 @@ class DeltaCodec(Codec):
 
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
         positions = self.selected_delta(theta_local, shared)
-        return len(positions), self._encode_positions(positions, shared)
+        return len(positions), self.encode_positions(positions, shared)
 
     def _decode_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
-        return shared.mask() ^ self._decode_flips(n, body, shared)
+        return shared.mask() ^ self.decode_flips(n, body, shared)
 
     @abstractmethod
-    def _encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
+    def encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
         """Encode ascending positions."""
 
     @abstractmethod
-    def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+    def decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
         """Return the flips, bool ``(d,)``."""
 
 

@@ -54,7 +54,8 @@ class Bloom(DeltaCodec):
             raise ValueError(f"hashes must be 1 to {_MOST_HASHES}, got {hashes}")
         self.hashes = hashes
 
-    def _encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
+    def encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
+        """Encode ascending positions."""
         if len(positions) == 0:
             return b""
         size = _bits(len(positions), self.hashes)
@@ -81,7 +82,8 @@ class Bloom(DeltaCodec):
         }
         return Body(fields, {"hashes": 1, "bits": len(table)})
 
-    def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+    def decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+        """Return the flips, bool ``(d,)``; raise PayloadError on anything odd."""
         if n == 0:
             _check_no_body(body)
             return np.zeros(shared.d, dtype=np.bool_)

@@ -27,7 +27,7 @@ class CodecSection(Section):
     title: ClassVar[str] = "Codec"
     under: ClassVar[str] = "method"
 
-    codec: str = Field("fuse8", description="How updates travel; see common/codecs.")
+    codec: str = Field("exact", description="How updates travel; see common/codecs.")
 
     _known = field_validator("codec")(known_codec)
 

@@ -46,7 +46,8 @@ class Exact(DeltaCodec):
     name = "exact"
     number = 4
 
-    def _encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
+    def encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
+        """Encode ascending positions."""
         if len(positions) == 0:
             return b""
         flips = np.zeros(shared.d, dtype=np.bool_)
@@ -94,7 +95,8 @@ class Exact(DeltaCodec):
         }
         return Body(fields, {"layout and reach": front, **words})
 
-    def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+    def decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+        """Return the flips, bool ``(d,)``; raise PayloadError on anything odd."""
         front, layout = _read_front(n, body)
         if n == 0:
             return np.zeros(shared.d, dtype=np.bool_)

@@ -22,12 +22,14 @@ from pydantic import Field
 
 from common.codecs.base import Body, Bound, Client, DeltaCodec, KappaSection, kappa_of
 from common.codecs.binary_fuse import BinaryFuseFilter, build_filter, check_geometry
-from common.codecs.distance import UNIT, distance_histogram, distances
+from common.codecs.distance import UNIT, distance_histogram, distances, uniform_bounds
 from common.codecs.fuse_geometry import TIGHT_KEYS
 from common.codecs.png import check_png, image_shape, pack_png, unpack_png
 from common.codecs.state import SharedState
 from common.config.section import Section, Sections
 from common.errors import BadGeometry, ImplausibleDelta, TruncatedPayload
+from common.theta import ONE
+from common.wire import unpack_payload
 
 __all__ = ["Fuse8", "Fuse16", "Fuse32", "FuseCodec", "FuseSection", "check_fingerprints", "check_matches"]
 
@@ -116,7 +118,8 @@ class FuseCodec(DeltaCodec):
         kept: NDArray[np.int64] = positions[far <= int(np.argmin(wrong))]
         return kept
 
-    def _encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
+    def encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
+        """Encode ascending positions."""
         if len(positions) == 0:
             return b""
         fuse = build_filter(positions.astype(np.uint64), self.bits)
@@ -130,7 +133,23 @@ class FuseCodec(DeltaCodec):
             + pack_png(fuse.fingerprints.view(np.uint8))
         )
 
-    def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+    def change(self, payload: bytes, shared: SharedState) -> NDArray[np.int32]:
+        """The flips read, less what the filter's mistakes add on average.
+
+        A position tested is flipped by mistake with probability 2^-bits: downwards where u lies below theta, upwards
+        where it does not. The two ranges of u that are tested differ in length, so mistakes do not cancel; what they
+        add on average follows from theta and the threshold.
+        """
+        n, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
+        mask = self._decode_body(n, body, shared)
+        change: NDArray[np.int32] = (mask.astype(np.int32) - shared.mask()) * ONE
+        if n:
+            threshold = self._read_front(n, body).threshold
+            change -= _mistakes(threshold, self.bits)[shared.theta]
+        return change
+
+    def decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+        """Return the flips, bool ``(d,)``; raise PayloadError on anything odd."""
         if n == 0:
             _check_no_body(body)
             return np.zeros(shared.d, dtype=np.bool_)
@@ -204,6 +223,17 @@ class FuseCodec(DeltaCodec):
         if 8 * (len(body) - size) < n * self.bits:
             raise ImplausibleDelta(f"an image of {len(body) - size} bytes for {n} fingerprints of {self.bits} bits")
         return _Front(seed, length, segment_count, threshold, fingerprints, size)
+
+
+def _mistakes(threshold: int | None, bits: int) -> NDArray[np.int32]:
+    """What a filter's mistakes add to theta on average, in 1/65536, for each theta of the grid, int32 ``(65536,)``."""
+    theta = np.arange(ONE, dtype=np.int64)
+    if threshold is None:
+        low, end = np.zeros(ONE, np.int64), np.full(ONE, ONE, np.int64)
+    else:
+        low, end = (bound.astype(np.int64) for bound in uniform_bounds(threshold))
+    upwards = (end - theta) - (theta - low)
+    return np.rint(upwards / (1 << bits)).astype(np.int32)
 
 
 def _check_no_body(body: bytes) -> None:

@@ -20,18 +20,24 @@ weights p(x) / q(x) and sends its index: b bits for a whole block of positions, 
 * **Rate control**: ``target_bpp`` scales the step between the log-odds of theta and theta_local by the largest g <= 1
   that fits. KL goes with g^2. Only the encoder knows g.
 
+* **Step** (our choice): what is encoded is theta + (theta_local - theta) / step, and the receiver takes the step times
+  what a sample says. Its mean stays right wherever the enlarged probability lies in (0, 1); the sampling noise, which
+  theta would gather round by round, falls by step^2, and the bits grow by 1 / step^2. Any code of little information
+  pays so: bits times noise is what the update is worth, and the step says where to stand.
+
 Where nothing changed there are no blocks, and the decoder returns m_g, which is a sample of Bern(theta) as good as any.
-``keep`` is ignored: a sample has no delta to thin out, and its size is set by ``target_bpp``.
+``keep`` is ignored: a sample has no delta to thin out, and its size is set by ``step`` and ``target_bpp``.
 
 Body, after the common header whose n is the number of blocks:
 
 ====== ============ ====================================================================================================
 offset bytes        what
 ====== ============ ====================================================================================================
-0      1            b, bits of an index, 6..14: there are 2^b candidates
+0      1            b, bits of an index, 6..14: there are 2^b candidates; with the top bit set, a step follows
 1      1            target, predicted KL of a block in 1/16 bits, 1..255
-2      S            one scale for each of the S segments: 0 is 0, c is 2^((c - 161) / 8) bits
-2 + S  ceil(n b/8)  the n indices of b bits, most significant bit first, without gaps; zero bits fill the last byte
+2      0 or 1       c of the step 2^(-c / 8), 1..64; without it the step is 1
+..     S            one scale for each of the S segments: 0 is 0, c is 2^((c - 161) / 8) bits
+..     ceil(n b/8)  the n indices of b bits, most significant bit first, without gaps; zero bits fill the last byte
 ====== ============ ====================================================================================================
 """
 
@@ -61,13 +67,15 @@ from common.codecs.relative_kernels import (
 from common.codecs.state import SharedState
 from common.config.section import Section, Sections
 from common.errors import BadGeometry, ConfigError, OversizedPayload, TruncatedPayload
-from common.theta import quantise
+from common.theta import ONE, quantise
 from common.uniforms import stream_key
-from common.wire import HEADER_BYTES
+from common.wire import HEADER_BYTES, unpack_payload
 
 __all__ = ["PRESETS", "Relative", "RelativeSection"]
 
 _MIN_BITS, _MAX_BITS = 6, 14
+_STEPPED = 0x80
+_MOST_STEP = 64
 _OCTAVE = tuple(round(2 ** (15 + i / 8)) for i in range(8))
 """2^(i / 8) in units of 2^-15; the nearest integers are at least 0.2 from a tie, so every machine rounds alike."""
 _LOWEST_OCTAVE = 20
@@ -87,11 +95,12 @@ class RelativeSection(Section):
     relative_preset: Literal["fast", "default", "small"] = Field(
         "default", description="Effort of the codec `relative`: more candidates are slower, and their payloads smaller."
     )
-    target_bpp: float = Field(
-        0.0,
-        ge=0,
-        le=32,
-        description="Budget of the codec `relative`, in bits per parameter: the step is shrunk to fit; 0 is no limit.",
+    relative_step: float = Field(
+        0.25,
+        ge=2**-8,
+        le=1,
+        description="Codec `relative`, under `flips`: how much of a sample counts. Half of it has a quarter of the "
+        "noise, and four times the bits.",
     )
 
 
@@ -133,6 +142,8 @@ class Relative(Codec):
     device
         Torch device on which the encoder weighs the candidates, for instance ``"cuda"``; None for compiled loops on the
         CPU. The bytes are the same.
+    step
+        Share of a sample that counts in `change`, in [1/256, 1], rounded to the nearest 2^(-c / 8).
 
     Raises
     ------
@@ -144,18 +155,25 @@ class Relative(Codec):
     number: ClassVar[int] = 5
     counts: ClassVar[str] = "blocks"
     samples: ClassVar[bool] = True
+    growth: ClassVar[float] = 2.0
+    newest_version: ClassVar[int] = 2
     sections: ClassVar[tuple[type[Section], ...]] = (RelativeSection,)
 
     @classmethod
     def from_config(cls, run: Sections, client: Client) -> Self:
         """With the client's own budget, if it has one; on its GPU, if it computes there."""
         keys = run[RelativeSection]
-        budget = keys.target_bpp if client.target_bpp is None else client.target_bpp
         device = client.device if client.device.startswith("cuda") else None
-        return cls(preset=keys.relative_preset, target_bpp=budget, device=device)
+        step = keys.relative_step if client.counts_changes else 1.0
+        return cls(preset=keys.relative_preset, target_bpp=client.target_bpp or 0.0, device=device, step=step)
 
     def __init__(
-        self, keep: float = 1.0, preset: str = "default", target_bpp: float = 0.0, device: str | None = None
+        self,
+        keep: float = 1.0,
+        preset: str = "default",
+        target_bpp: float = 0.0,
+        device: str | None = None,
+        step: float = 1.0,
     ) -> None:
         super().__init__(keep)
         if preset not in PRESETS:
@@ -163,8 +181,15 @@ class Relative(Codec):
         if not 0 <= target_bpp < math.inf:
             raise ConfigError(f"target-bpp = {target_bpp}: must be 0 (no limit) or above")
         self.preset = preset
+        if not 2 ** (-_MOST_STEP / 8) <= step <= 1:
+            raise ConfigError(f"relative-step = {step}: must be in [1/256, 1]")
         self.target_bpp = target_bpp
         self.device = device
+        self._step_code = round(-8 * math.log2(step))
+
+    def version(self, n: int) -> int:
+        """Version 2 may have a step."""
+        return 2 if self._step_code else 1
 
     def bound(self, theta_local: NDArray[np.float32], shared: SharedState) -> Bound | None:
         """The sum of KL(Bern(theta_local) || Bern(theta)): what a sample costs at least, on average."""
@@ -172,38 +197,51 @@ class Relative(Codec):
         sums = (int(divergence(shared.theta[part], quantise(theta_local[part]), LOG2)[0]) for part in parts)
         return Bound("KL", sum(sums) / KL_ONE)
 
+    def change(self, payload: bytes, shared: SharedState) -> NDArray[np.int32]:
+        """The step times what the sample says beyond theta; nothing where a layer has not moved."""
+        n, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
+        mask = self._decode_body(n, body, shared)
+        _, _, code, at = _read_front(body)
+        change = np.rint(_step(code) * (mask.astype(np.float64) * ONE - shared.theta)).astype(np.int32)
+        sizes = _segments(shared)
+        ends = np.cumsum(sizes).tolist()
+        for scale, size, end in zip(body[at : at + len(sizes)], sizes, ends, strict=True):
+            if scale == 0:
+                change[end - size : end] = 0
+        return change
+
     def describe(self, n: int, body: bytes) -> Body:
         """Explain a body: bits of an index, target and scales. The number of layers follows from what is left."""
-        if len(body) < 2:
-            raise TruncatedPayload(f"{len(body)} bytes of body; bits and target alone have 2")
-        bits, target = body[0], body[1]
-        _check_blocks(bits, target)
+        bits, target, code, front = _read_front(body)
         indices = -(-n * bits // 8)
-        layers = len(body) - 2 - indices
+        layers = len(body) - front - indices
         if layers < 0:
             raise TruncatedPayload(f"{len(body)} bytes of body; {n} indices alone have {indices}")
-        still = body[2 : 2 + layers].count(0)
+        still = body[front : front + layers].count(0)
         fields: dict[str, str | int] = {
             "index": f"{bits} bits: one of {1 << bits:,} candidates",
             "block": f"{target / 16:g} bits of KL, as predicted",
             "layers": f"{layers:,}, {still:,} of them without any change",
+            "step": f"{_step(code):.3g} of a sample counts",
         }
-        return Body(fields, {"bits and target": 2, "scales": layers, "indices": indices})
+        return Body(fields, {"bits, target and step": front, "scales": layers, "indices": indices})
 
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
         bits, target = PRESETS[self.preset]
-        local = np.empty(shared.d, dtype=np.uint16)
+        local, code = np.empty(shared.d, dtype=np.uint16), self._step_code
         for start in range(0, shared.d, _PART):
-            local[start : start + _PART] = quantise(theta_local[start : start + _PART])
+            part = slice(start, start + _PART)
+            local[part] = quantise(_enlarged(theta_local[part], shared.theta[part], code))
         plan = _plan(local, shared, target)
+        front = bytes((bits | _STEPPED, target, code)) if code else bytes((bits, target))
         if self.target_bpp:
-            room = int(self.target_bpp * shared.d / 8) - HEADER_BYTES - 2 - len(plan.scales)
+            room = int(self.target_bpp * shared.d / 8) - HEADER_BYTES - len(front) - len(plan.scales)
             local, plan = _fit(local, plan, shared, target, most=max(8 * room, 0) // bits)
         indices = np.empty(plan.blocks, dtype=np.uint16)
         if plan.blocks:
             starts = _starts(plan.scales, shared, target, plan.blocks)
             indices = self._choose(local, shared, starts, bits)
-        return plan.blocks, bytes((bits, target)) + plan.scales + _pack(indices, bits)
+        return plan.blocks, front + plan.scales + _pack(indices, bits)
 
     def _choose(
         self, local: NDArray[np.uint16], shared: SharedState, starts: NDArray[np.uint32], bits: int
@@ -226,17 +264,14 @@ class Relative(Codec):
         return indices
 
     def _decode_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
-        front = 2 + len(_segments(shared))
-        if len(body) < front:
-            raise TruncatedPayload(f"{len(body)} bytes of body; bits, target and scales alone have {front}")
-        bits, target = body[0], body[1]
-        _check_blocks(bits, target)
+        bits, target, _, at = _read_front(body)
+        front = at + len(_segments(shared))
         size = front + -(-n * bits // 8)
         if len(body) != size:
             raise (TruncatedPayload if len(body) < size else OversizedPayload)(
                 f"{len(body)} bytes of body; {n} blocks have {size}"
             )
-        scales = body[2:front]
+        scales = body[at:front]
         starts = _starts(scales, shared, target, n)
         if n == 0:
             return shared.mask()
@@ -254,9 +289,30 @@ class Relative(Codec):
         return mask
 
 
-def _check_blocks(bits: int, target: int) -> None:
+def _read_front(body: bytes) -> tuple[int, int, int, int]:
+    """Bits of an index, target, code of the step, and the bytes that they take; checked."""
+    stepped = bool(body) and bool(body[0] & _STEPPED)
+    size = 3 if stepped else 2
+    if len(body) < size:
+        raise TruncatedPayload(f"{len(body)} bytes of body; bits, target and step alone have {size}")
+    bits, target, code = body[0] & ~_STEPPED, body[1], body[2] if stepped else 0
     if not _MIN_BITS <= bits <= _MAX_BITS or target == 0:
         raise BadGeometry(f"blocks of {target}/16 bits with indices of {bits} bits")
+    if stepped and not 1 <= code <= _MOST_STEP:
+        raise BadGeometry(f"a step of 2^-({code}/8)")
+    return bits, target, code, size
+
+
+def _step(code: int) -> float:
+    return float(2.0 ** (-code / 8))
+
+
+def _enlarged(local: NDArray[np.float32], theta: NDArray[np.uint16], code: int) -> NDArray[np.float64]:
+    """``theta + (local - theta) / step``, in [0, 1]."""
+    if code == 0:
+        return local.astype(np.float64)
+    before = theta / ONE
+    return np.clip(before + (local - before) / _step(code), 0, 1)
 
 
 def _segments(shared: SharedState) -> tuple[int, ...]:

@@ -9,7 +9,15 @@ from pydantic import Field
 
 from common.config.section import Section
 
-__all__ = ["EvaluationSection", "MirrorSection", "MomentumSection", "RoundsSection", "TrainingSection"]
+__all__ = [
+    "CalibrationSection",
+    "EvaluationSection",
+    "MirrorSection",
+    "MomentumSection",
+    "OptimiserSection",
+    "RoundsSection",
+    "TrainingSection",
+]
 
 
 class RoundsSection(Section):
@@ -52,7 +60,6 @@ class TrainingSection(Section):
 
     local_epochs: int = Field(3, ge=1, description="Passes over the local data in a round.")
     batch_size: int = Field(32, ge=1, description="Images in a training step; a SuperNode may have its own.")
-    optimiser: Literal["adam", "sgd"] = Field("adam", description="How clients train; `adam` is the paper.")
     augment: int = Field(
         0,
         ge=0,
@@ -62,12 +69,45 @@ class TrainingSection(Section):
 
     @classmethod
     def offers(cls) -> Iterable[type[Section]]:
-        """Of optimisers and views."""
-        return MomentumSection, MirrorSection
+        """Of views."""
+        return (MirrorSection,)
 
     def brings(self) -> Iterable[type[Section]]:
-        """Momentum is that of ``sgd``; views that there are not cannot be mirrored."""
-        return [MomentumSection] * (self.optimiser == "sgd") + [MirrorSection] * (self.augment > 0)
+        """Views that there are not cannot be mirrored."""
+        return self.offers() if self.augment else ()
+
+
+class CalibrationSection(Section):
+    """Of methods whose clients train for all classes, although they may have few."""
+
+    title: ClassVar[str] = "Sites that differ"
+    under: ClassVar[str] = "method"
+
+    calibration: float = Field(
+        1.0,
+        ge=0,
+        le=4,
+        description="Times the logarithm of the site's class frequencies, added to the logits while it trains, so that "
+        "it need not unlearn the classes it lacks; 0 is plain cross-entropy, the paper's. Counts never leave the site.",
+    )
+
+
+class OptimiserSection(Section):
+    """Of methods that train weights or signs."""
+
+    title: ClassVar[str] = "Optimiser of weights and signs"
+    under: ClassVar[str] = "method"
+
+    optimiser: Literal["adam", "sgd"] = Field("adam", description="How clients train weights or signs.")
+
+    @classmethod
+    def offers(cls) -> Iterable[type[Section]]:
+        """Of `sgd`."""
+        return (MomentumSection,)
+
+    def brings(self) -> Iterable[type[Section]]:
+        """Momentum is that of ``sgd``."""
+        return self.offers() if self.optimiser == "sgd" else ()
 
 
 class MomentumSection(Section):

@@ -10,7 +10,7 @@ from pydantic import Field
 from common.config.section import Section
 from common.data.catalogue import SOURCES
 
-__all__ = ["DataSection", "DirichletSection", "PathologicalSection"]
+__all__ = ["DataSection", "DirichletSection", "PathologicalSection", "PatienceSection"]
 
 
 class DataSection(Section):
@@ -34,26 +34,27 @@ class DataSection(Section):
         "iid", description="How training images are divided among clients."
     )
     validation_fraction: float = Field(
-        0.0,
+        0.1,
         ge=0,
         le=0.9,
-        description="Share of each client's images that it never trains on; its accuracy on them is reported in every "
-        "evaluated round.",
+        description="Share of each client's images that it never trains on. By its accuracy on them, which is reported "
+        "in every evaluated round, the best model of the run is kept; 0: the last one is.",
     )
 
     @classmethod
     def offers(cls) -> Iterable[type[Section]]:
-        """Two of the partitioners have a parameter."""
-        return DirichletSection, PathologicalSection
+        """Two of the partitioners have a parameter; only who holds images out can lose patience."""
+        return DirichletSection, PathologicalSection, PatienceSection
 
     def brings(self) -> Iterable[type[Section]]:
-        """The partitioner's."""
+        """The partitioner's, and patience's."""
         parameters: dict[str, type[Section]] = {
             "dirichlet": DirichletSection,
             "pathological": PathologicalSection,
         }
         chosen = parameters.get(self.partitioner)
-        return () if chosen is None else (chosen,)
+        patience: list[type[Section]] = [PatienceSection] if self.validation_fraction else []
+        return patience if chosen is None else [chosen, *patience]
 
 
 class DirichletSection(Section):
@@ -72,3 +73,14 @@ class PathologicalSection(Section):
     under: ClassVar[str] = "partitioner"
 
     classes_per_client: int = Field(2, ge=1, description="Classes each client holds under `pathological`.")
+
+
+class PatienceSection(Section):
+    """Of images held out."""
+
+    title: ClassVar[str] = "Images held out"
+    under: ClassVar[str] = "validation-fraction"
+
+    patience: int = Field(
+        0, ge=0, description="End the run after so many rounds without a better model on the images held out; 0: never."
+    )

@@ -9,6 +9,7 @@ no.  form           what
 3    ``exact``      lossless against the version before, for who holds that one
 5    ``relay``      the round's accepted payloads, which every client folds itself from the version before: lossless,
                     and shortest after ``relative`` uplinks. Clients see each other's masks; opt-in
+6    ``change``     lossless against the version before, where the rule is ``flips``: what the round has added
 ==== =============  ===================================================================================================
 
 ``exact`` (our choice) rests on shared randomness: everybody can draw every client's mask m_g of the last round from
@@ -23,6 +24,7 @@ it, is sent its digest alone.
 """
 
 from common.downlink.chain import MAX_STEPS, apply_chain, join_chain, max_chain_bytes
+from common.downlink.change import pack_change
 from common.downlink.exact import pack_exact
 from common.downlink.relay import Relayed, pack_relay
 from common.downlink.version import Step, pack_same, read_step
@@ -35,6 +37,7 @@ __all__ = [
     "apply_chain",
     "join_chain",
     "max_chain_bytes",
+    "pack_change",
     "pack_exact",
     "pack_float32",
     "pack_quantised",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.downlink.change import unpack_change
 from common.downlink.exact import unpack_exact
 from common.downlink.relay import unpack_relay
-from common.downlink.version import EXACT, FLOAT32, QUANTISED, Step, read_step
+from common.downlink.version import CHANGE, EXACT, FLOAT32, QUANTISED, Step, read_step
 from common.downlink.whole import unpack_float32, unpack_quantised
 from common.errors import BadGeometry, OversizedPayload, TruncatedPayload, WrongModel
 from common.theta import Version
@@ -82,6 +83,8 @@ def _unpack(step: Step, before: Version | None, d: int, seed: int, segments: Seq
         raise WrongModel("this version needs another than the one before it")
     elif step.form == EXACT:
         theta = unpack_exact(step.body, before.theta, seed)
+    elif step.form == CHANGE:
+        theta = unpack_change(step.body, before.theta, seed, segments)
     else:
         theta = unpack_relay(step.body, before, seed, segments)
     if not theta.all():

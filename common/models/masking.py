@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from common.models.remember_bits import RememberBits
 
-__all__ = ["MaskedWeight", "Masks", "SampledMask", "SignMask"]
+__all__ = ["MaskedWeight", "Masks", "MeanMask", "SampledMask", "SignMask"]
 
 
 class SampledMask(torch.autograd.Function):
@@ -45,6 +45,24 @@ class SampledMask(torch.autograd.Function):
         return (grads[0] * weight).mul_(slope), None, None
 
 
+class MeanMask(torch.autograd.Function):
+    """``w * p`` with p = sigmoid(s), and its gradient to the scores, `SampledMask`'s with another forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, score: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Both tensors have one shape."""
+        ctx.save_for_backward(score, weight)
+        return torch.sigmoid(score).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Gradient of the scores only."""
+        score, weight = ctx.saved_tensors
+        probability = torch.sigmoid(score)
+        slope = probability.mul_(1 - probability)
+        return (grads[0] * weight).mul_(slope), None
+
+
 class SignMask(torch.autograd.Function):
     """``w * sign(s)``, and the straight-through gradient ``dL/ds = dL/d(w sign(s)) * w``; sign(0) = +1.
 
@@ -66,14 +84,16 @@ class SignMask(torch.autograd.Function):
 
 
 class MaskedWeight(nn.Module):
-    """The mask of one frozen tensor: sampled anew in every training forward, a fixed multiplier for evaluation, or the
-    signs of the scores, for both.
+    """The mask of one frozen tensor: sampled anew in every training forward, or its mean, a fixed multiplier for
+    evaluation, or the signs of the scores, for both.
     """
 
     def __init__(self, weight: torch.Tensor, generator: torch.Generator, remember: RememberBits) -> None:
         super().__init__()
         self.score = nn.Parameter(torch.zeros_like(weight))
         self.generator, self.remember = generator, remember
+        self.sampled = True
+        """Whether training multiplies with a sample, or with its mean."""
         self.multiplier: torch.Tensor | None = None
         self.base: torch.Tensor | None = None
         """What signs multiply in the place of the frozen tensor; None where there is a mask instead."""
@@ -101,6 +121,9 @@ class MaskedWeight(nn.Module):
         self._holding, self._held = False, None
 
     def _sample(self, weight: torch.Tensor) -> torch.Tensor:
+        if not self.sampled:
+            mean: torch.Tensor = MeanMask.apply(self.score, weight)
+            return mean
         uniform = torch.rand(weight.shape, generator=self.generator, device=weight.device)
         mask = uniform < torch.sigmoid(self.score.detach())
         masked: torch.Tensor = SampledMask.apply(self.score, weight, mask)
@@ -153,12 +176,12 @@ class Masks:
         """The score tensors, for an optimiser."""
         return [mask.score for mask in self._masks]
 
-    def load_scores(self, scores: torch.Tensor) -> None:
-        """Copy flat scores ``(d,)`` in, and sample masks from them from now on."""
+    def load_scores(self, scores: torch.Tensor, sampled: bool = True) -> None:
+        """Copy flat scores ``(d,)`` in, and sample masks from them from now on, or multiply with their means."""
         with torch.no_grad():
             for mask, part in self._split(scores):
                 mask.score.copy_(part)
-                mask.multiplier = mask.base = None
+                mask.sampled, mask.multiplier, mask.base = sampled, None, None
 
     def load_signs(self, base: torch.Tensor, scores: torch.Tensor) -> None:
         """From now on, use the flat vector ``base`` ``(d,)``, 0 where it is pruned, times the signs of flat scores

@@ -50,10 +50,10 @@ def delta(theta_local: NDArray[np.float32], shared: SharedState, keep: float = 1
 
 
 class _AnyDelta(DeltaCodec):
-    def _encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
+    def encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
         raise NotImplementedError
 
-    def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+    def decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
         raise NotImplementedError
 
 

@@ -24,10 +24,10 @@ class Positions(DeltaCodec):
     name: ClassVar[str] = "positions"
     number: ClassVar[int] = 200
 
-    def _encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
+    def encode_positions(self, positions: NDArray[np.int64], shared: SharedState) -> bytes:
         return positions.astype("<u4").tobytes()
 
-    def _decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
+    def decode_flips(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
         if len(body) != 4 * n:
             raise TruncatedPayload(f"{len(body)} bytes for {n} positions")
         positions, flips = np.frombuffer(body, "<u4"), np.zeros(shared.d, np.bool_)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from common.config.section import Section, Sections
 from common.config.shared import RoundsSection
 
-__all__ = ["DeltaMaskSection", "HeadTrainingSection", "frozen_head_rounds"]
+__all__ = ["AdamSection", "DeltaMaskSection", "GradientStepsSection", "HeadTrainingSection", "frozen_head_rounds"]
 
 
 class DeltaMaskSection(Section):
@@ -19,9 +19,24 @@ class DeltaMaskSection(Section):
     title: ClassVar[str] = "DeltaMask"
     under: ClassVar[str] = "method"
 
-    learning_rate: float = Field(0.1, gt=0, description="The optimiser's step on the scores.")
+    score_optimiser: Literal["sgd", "adam"] = Field(
+        "sgd",
+        description="How clients train scores: `sgd`, steps in proportion to the gradient, which move what matters; "
+        "`adam`, the paper's, moves all scores alike.",
+    )
+    local_masks: Literal["sample", "mean"] = Field(
+        "sample",
+        description="What weights are multiplied with while scores are trained: a mask `sample`d anew in every step, "
+        "as in the paper, or its `mean`, the probabilities themselves.",
+    )
     initial_theta: float = Field(
         0.95, gt=0, lt=1, description="Probability of every mask bit at the start; 1 would be the pre-trained function."
+    )
+    kl_penalty: float = Field(
+        0.0,
+        ge=0,
+        description="Times KL(theta_k || theta) in nats, divided by the site's images, added to its loss: theta_k is "
+        "then a variational posterior with the global theta as its prior; 0 is the paper.",
     )
     head_finetune_rounds: int = Field(
         0, ge=0, description="In so many of the last rounds clients train the head too, and the server averages it."
@@ -29,12 +44,44 @@ class DeltaMaskSection(Section):
 
     @classmethod
     def offers(cls) -> Iterable[type[Section]]:
-        """Of rounds that train the head."""
-        return (HeadTrainingSection,)
+        """Of each optimiser, and of rounds that train the head."""
+        return GradientStepsSection, AdamSection, HeadTrainingSection
 
     def brings(self) -> Iterable[type[Section]]:
-        """Of rounds that train the head, where there are some."""
-        return self.offers() if self.head_finetune_rounds else ()
+        """Of the optimiser, and of rounds that train the head, where there are some."""
+        steps: type[Section] = GradientStepsSection if self.score_optimiser == "sgd" else AdamSection
+        return [steps] + [HeadTrainingSection] * (self.head_finetune_rounds > 0)
+
+
+class GradientStepsSection(Section):
+    """Of steps in proportion to the gradient."""
+
+    title: ClassVar[str] = "DeltaMask, optimiser `sgd`"
+    under: ClassVar[str] = "score-optimiser"
+
+    score_step: float = Field(
+        18.0,
+        gt=0,
+        description="The first step on the scores, as a vector, for one image with a random label: so it goes with "
+        "backbone, head and images, and needs no search for each of them.",
+    )
+    score_momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of these steps, within a round.")
+    target_bpp: float = Field(
+        0.01,
+        ge=0,
+        le=32,
+        description="Budget of an update, in bits per parameter: the server corrects the step of the next round by "
+        "what the clients' payloads had on average, up to four times the first one. 0: the step stays as it is.",
+    )
+
+
+class AdamSection(Section):
+    """Of Adam."""
+
+    title: ClassVar[str] = "DeltaMask, optimiser `adam`"
+    under: ClassVar[str] = "score-optimiser"
+
+    learning_rate: float = Field(0.1, gt=0, description="Adam's step on the scores.")
 
 
 class HeadTrainingSection(Section):
@@ -43,9 +90,7 @@ class HeadTrainingSection(Section):
     title: ClassVar[str] = "DeltaMask, rounds that train the head"
     under: ClassVar[str] = "head-finetune-rounds"
 
-    head_finetune_learning_rate: float = Field(
-        0.001, gt=0, description="The optimiser's step on the head in these rounds."
-    )
+    head_finetune_learning_rate: float = Field(0.001, gt=0, description="Adam's step on the head in these rounds.")
 
 
 def frozen_head_rounds(run: Sections) -> int:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from common.aggregation.config import AggregationSection
+from common.aggregation.flips import FlipsRule
+from common.codecs.base import KappaSection
 from common.codecs.config import CodecSection
 from common.config.section import Section, Sections
-from common.config.shared import RoundsSection
+from common.config.shared import CalibrationSection, RoundsSection
 from common.downlink.config import DownlinkSection
 from common.errors import ConfigError
 from common.methods.base import Method
@@ -27,6 +29,7 @@ class DeltaMask(Method):
     summary: ClassVar[str] = "probabilistic masks on the frozen weights"
     sections: ClassVar[tuple[type[Section], ...]] = (
         DeltaMaskSection,
+        CalibrationSection,
         CodecSection,
         AggregationSection,
         DownlinkSection,
@@ -40,7 +43,13 @@ class DeltaMask(Method):
     fits_head: ClassVar[bool] = True
 
     def check(self, run: Sections) -> None:
-        """The head is trained in the last of the rounds that there are."""
+        """The head is trained in the last of the rounds that there are; flips are not dropped where each counts."""
+        kappa = run[KappaSection]
+        if run[AggregationSection].aggregation == FlipsRule.name and kappa.kappa_final < 1:
+            raise ConfigError(
+                f"run config: kappa = {kappa.kappa}, kappa-final = {kappa.kappa_final}: dropping flips by their size "
+                "biases their mean; leave both at 1, or set aggregation = 'beta', the paper's"
+            )
         if frozen_head_rounds(run) < 0:
             raise ConfigError(
                 f"run config: head-finetune-rounds = {run[DeltaMaskSection].head_finetune_rounds} is above "

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config.section import Section
+from common.config.shared import CalibrationSection, OptimiserSection
 from common.methods.base import Method
 from common.methods.fedavg.config import WeightTrainingSection
 from common.methods.fedavg.payload import WEIGHTS, unpack_weights
@@ -24,7 +25,7 @@ class FedAvg(Method):
     number: ClassVar[int] = WEIGHTS
     title: ClassVar[str] = "FedAvg"
     summary: ClassVar[str] = "the reference: float32 weights of the same blocks and the head, averaged"
-    sections: ClassVar[tuple[type[Section], ...]] = (WeightTrainingSection,)
+    sections: ClassVar[tuple[type[Section], ...]] = (WeightTrainingSection, OptimiserSection, CalibrationSection)
     forms: ClassVar[Mapping[str, str]] = {"mean": "mean of weights"}
 
     def coding(self, config: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config.section import Section
+from common.config.shared import OptimiserSection
 from common.methods.base import Method
 from common.methods.fedavg.payload import unpack_weights
 from common.methods.hidenseek.config import DensitySection, HideNseekSection
@@ -25,7 +26,7 @@ class HideNseek(Method):
     number: ClassVar[int] = SIGNS
     title: ClassVar[str] = "HideNseek"
     summary: ClassVar[str] = "signs on a network that the server has pruned"
-    sections: ClassVar[tuple[type[Section], ...]] = (DensitySection, HideNseekSection)
+    sections: ClassVar[tuple[type[Section], ...]] = (DensitySection, HideNseekSection, OptimiserSection)
     forms: ClassVar[Mapping[str, str]] = {"mean": "global signs"}
     exports: ClassVar[tuple[str, ...]] = ("signs",)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config.section import Section
+from common.config.shared import OptimiserSection
 from common.methods.base import Method
 from common.methods.fedavg.config import WeightTrainingSection
 from common.methods.hidenseek.config import DensitySection
@@ -26,7 +27,12 @@ class LotteryFL(Method):
     number: ClassVar[int] = TICKETS
     title: ClassVar[str] = "LotteryFL"
     summary: ClassVar[str] = "a reference too: float32 weights, which each client prunes for itself"
-    sections: ClassVar[tuple[type[Section], ...]] = (WeightTrainingSection, DensitySection, LotterySection)
+    sections: ClassVar[tuple[type[Section], ...]] = (
+        WeightTrainingSection,
+        OptimiserSection,
+        DensitySection,
+        LotterySection,
+    )
     forms: ClassVar[Mapping[str, str]] = {"mean": "mean of weights"}
 
     def coding(self, config: Mapping[str, Any]) -> str:

@@ -7,23 +7,32 @@ from typing import ClassVar, NamedTuple
 import torch
 from flwr.app import RecordDict
 
+from common.aggregation import RULES
+from common.aggregation.config import AggregationSection
 from common.codecs import CODECS, Codec
 from common.codecs.base import Client
 from common.codecs.config import CodecSection
 from common.codecs.state import SharedState
 from common.config.node import NodeConfig
 from common.config.run import RunConfig
+from common.config.shared import CalibrationSection
 from common.downlink import apply_chain, max_chain_bytes
-from common.messages import Part, unpack_model, unpack_round
-from common.methods.deltamask.config import DeltaMaskSection, HeadTrainingSection, frozen_head_rounds
-from common.models.accuracy import loss_and_accuracy
+from common.messages import Part, unpack_model, unpack_round, unpack_step
+from common.methods.deltamask.config import (
+    DeltaMaskSection,
+    GradientStepsSection,
+    HeadTrainingSection,
+    frozen_head_rounds,
+)
+from common.models.accuracy import score_images
 from common.models.heads import Head
-from common.theta import Version, probabilities
+from common.theta import Version, probabilities, scores
 from deltamask_client.answer import Answer
-from deltamask_client.epochs import Fit
 from deltamask_client.methods.base import ClientMethod, head_from
+from deltamask_client.methods.deltamask.scale import gradient_scale
 from deltamask_client.methods.deltamask.store import Held, ThetaStore
 from deltamask_client.methods.deltamask.training import train_masks
+from deltamask_client.objective import Objective, OptimiserOf, adam, calibrated, sgd
 from deltamask_client.personal import personal_test
 from deltamask_client.site import Site, device_of, progress_of, recipe_of
 
@@ -60,14 +69,20 @@ class DeltaMaskClient(ClientMethod):
         server_round, slot = unpack_round(message)
         site, version, head, holds = self._receive(message)
         trains_head = server_round > frozen_head_rounds(run)
+        seed = self.training_seed(server_round)
+        loss = calibrated(site.labels, len(site.classes), run[CalibrationSection].calibration)
         result = train_masks(
             site.backbone,
             head,
             site.activations,
             site.labels,
             version.theta,
-            recipe_of(run, self.node, keys.learning_rate),
-            seed=self.training_seed(server_round),
+            recipe_of(
+                run, self.node, self._optimiser(unpack_step(message), site, version, head, seed), Objective(loss)
+            ),
+            seed=seed,
+            sampled=keys.local_masks == "sample",
+            penalty=keys.kl_penalty,
             head_learning_rate=run[HeadTrainingSection].head_finetune_learning_rate if trains_head else 0.0,
             progress=progress_of(run, site, server_round),
         )
@@ -79,12 +94,25 @@ class DeltaMaskClient(ClientMethod):
         return Answer(site, result.fit, parts, holds, personal)
 
     def evaluate(self, message: RecordDict) -> Answer:
-        """Loss and accuracy of the weights times theta on the images held out."""
+        """The weights times theta on the images held out; before the first round, the head alone."""
         site, version, head, holds = self._receive(message, validation=True)
-        site.backbone.masks.set_multiplier(torch.from_numpy(probabilities(version.theta)))
+        if unpack_round(message)[0] == 0:
+            site.backbone.masks.unmask()
+        else:
+            site.backbone.masks.set_multiplier(torch.from_numpy(probabilities(version.theta)))
         batch_size = self.run.evaluation.eval_batch_size
-        found = loss_and_accuracy(site.backbone.tail, head, site.activations, site.labels, batch_size)
-        return Answer(site, Fit(*found), holds=holds)
+        return Answer.of(site, score_images(site.backbone.tail, head, site.activations, site.labels, batch_size), holds)
+
+    def _optimiser(self, step: float, site: Site, version: Version, head: Head, seed: int) -> OptimiserOf:
+        """The run's, with a step that the server says: of Adam as it is, of gradient steps by their scale here."""
+        run = self.run
+        if run[DeltaMaskSection].score_optimiser == "adam":
+            return adam(step)
+        keys, own, masks = run[GradientStepsSection], self.node.target_bpp, site.backbone.masks
+        if own and keys.target_bpp:  # a link of its own: the step that fits it, as far as the run's budget tells
+            step *= min(1.0, (own / keys.target_bpp) ** (1 / _codec_of(run, self.node).growth))
+        masks.load_scores(torch.from_numpy(scores(version.theta)), sampled=False)
+        return sgd(step / gradient_scale(site.backbone, head, site.activations, seed), keys.score_momentum)
 
     def _receive(self, message: RecordDict, validation: bool = False) -> _Received:
         held = self._store.load()
@@ -100,5 +128,10 @@ class DeltaMaskClient(ClientMethod):
 
 def make_codec(run: RunConfig, node: NodeConfig, server_round: int) -> Codec:
     """The codec of one client in a round: its own, or the run's."""
-    kind = CODECS[node.codec or run[CodecSection].codec]
-    return kind.from_config(run, Client(server_round, node.target_bpp, device_of(node)))
+    counts_changes = RULES[run[AggregationSection].aggregation].observes == "change"
+    client = Client(server_round, node.target_bpp, device_of(node), counts_changes)
+    return _codec_of(run, node).from_config(run, client)
+
+
+def _codec_of(run: RunConfig, node: NodeConfig) -> type[Codec]:
+    return CODECS[node.codec or run[CodecSection].codec]

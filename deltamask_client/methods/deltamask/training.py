@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from common.models.backbone import Backbone
 from common.models.heads import Head
 from common.theta import scores
 from deltamask_client.epochs import Fit, Progress, Recipe, run_epochs, silent
+from deltamask_client.objective import adam, kl_penalty, together
 
 __all__ = ["MaskResult", "train_masks"]
 
@@ -26,7 +26,7 @@ class MaskResult:
     theta: NDArray[np.float32]
     """Local probabilities, ``(d,)``."""
     fit: Fit
-    """With sampled masks."""
+    """With the masks that it was trained with."""
     head: Head
     """The head given, or what training made of it."""
 
@@ -40,10 +40,12 @@ def train_masks(
     recipe: Recipe,
     *,
     seed: int,
+    sampled: bool = True,
+    penalty: float = 0.0,
     head_learning_rate: float = 0.0,
     progress: Progress = silent,
 ) -> MaskResult:
-    """Train scores from the global probabilities, with a fresh Bernoulli mask in every step.
+    """Train scores from the global probabilities.
 
     Weights, biases, norms and (unless asked otherwise) the head stay frozen.
 
@@ -59,22 +61,32 @@ def train_masks(
         Epochs, batches and optimiser.
     seed
         Seeds the order of the images, their views and the masks of the steps; private to the client.
+    sampled
+        Multiply weights with a fresh Bernoulli mask in every step, as the paper does; otherwise with the probabilities
+        themselves: the gradient then has no noise of masks.
+    penalty
+        Times KL(theta_k || theta) in nats, divided by the number of images, added to the recipe's objective.
     head_learning_rate
-        The optimiser's step on the head, in the same steps; 0 leaves it frozen.
+        Adam's step on the head, in the same steps; 0 leaves it frozen.
     progress
         Called after every step.
     """
     masks = backbone.masks
-    masks.load_scores(torch.from_numpy(scores(theta)))
+    masks.load_scores(torch.from_numpy(scores(theta)), sampled=sampled)
     masks.generator.manual_seed(seed)
     weight, bias = (torch.tensor(values, device=activations.device) for values in (head.weight, head.bias))
-    groups: list[dict[str, Any]] = [{"params": masks.parameters()}]
+    parameters: list[torch.Tensor] = [*masks.parameters()]
+    if penalty:
+        add = kl_penalty(parameters, penalty / max(1, len(labels)))
+        recipe = replace(recipe, objective=replace(recipe.objective, add_gradient=add))
     if head_learning_rate:
-        groups.append({"params": [weight.requires_grad_(), bias.requires_grad_()], "lr": head_learning_rate})
+        count = len(parameters)
+        recipe = replace(recipe, optimiser=together(recipe.optimiser, count, adam(head_learning_rate)))
+        parameters += [weight.requires_grad_(), bias.requires_grad_()]
     fit = run_epochs(
         backbone.tail,
         lambda features: F.linear(features, weight, bias),
-        groups,
+        parameters,
         activations,
         labels,
         recipe,

@@ -9,18 +9,19 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from common.config.run import RunConfig
+from common.config.shared import CalibrationSection
 from common.errors import WrongModel
 from common.messages import Part, unpack_model, unpack_round
 from common.methods.fedavg.config import WeightTrainingSection
 from common.methods.fedavg.payload import pack_weights, weights_digest
 from common.methods.fedavg.vector import join_weights
-from common.models.accuracy import loss_and_accuracy
+from common.models.accuracy import Scored, score_images
 from common.models.heads import Head
 from common.models.tail_weights import TailWeights
 from deltamask_client.answer import Answer
-from deltamask_client.epochs import Fit
 from deltamask_client.methods.base import ClientMethod
 from deltamask_client.methods.fedavg.training import train_weights
+from deltamask_client.objective import Objective, calibrated, optimiser_of
 from deltamask_client.personal import personal_test
 from deltamask_client.site import Site, progress_of, recipe_of
 
@@ -38,6 +39,7 @@ class FedAvgClient(ClientMethod):
 
     def train(self, message: RecordDict) -> Answer:
         """Train all parameters of the last blocks and the head, and send them."""
+        run = self.run
         server_round, slot = unpack_round(message)
         site, tail, head, base = self._receive(message)
         result = train_weights(
@@ -46,7 +48,12 @@ class FedAvgClient(ClientMethod):
             site.activations,
             site.labels,
             tail,
-            recipe_of(self.run, self.node, self.run[WeightTrainingSection].weight_learning_rate),
+            recipe_of(
+                run,
+                self.node,
+                optimiser_of(run, run[WeightTrainingSection].weight_learning_rate),
+                Objective(calibrated(site.labels, len(site.classes), run[CalibrationSection].calibration)),
+            ),
             seed=self.training_seed(server_round),
             progress=progress_of(self.run, site, server_round),
         )
@@ -58,7 +65,7 @@ class FedAvgClient(ClientMethod):
     def evaluate(self, message: RecordDict) -> Answer:
         """Loss and accuracy of the global weights on the images held out."""
         site, tail, head, _ = self._receive(message, validation=True)
-        return Answer(site, evaluate_weights(self.run, site, tail, head))
+        return Answer.of(site, evaluate_weights(self.run, site, tail, head))
 
     def _receive(self, message: RecordDict, validation: bool = False) -> tuple[Site, NDArray[np.float32], Head, bytes]:
         """Site, parameters of the blocks, head, and the digest of both."""
@@ -73,9 +80,8 @@ class FedAvgClient(ClientMethod):
         return site, tail, head, weights_digest(join_weights(tail, head))
 
 
-def evaluate_weights(run: RunConfig, site: Site, tail: NDArray[np.float32], head: Head) -> Fit:
-    """Loss and accuracy of weights on a site's images; both 0 without images."""
+def evaluate_weights(run: RunConfig, site: Site, tail: NDArray[np.float32], head: Head) -> Scored:
+    """How good weights are on a site's images."""
+    batch_size = run.evaluation.eval_batch_size
     with TailWeights(site.backbone).borrowed(tail):
-        return Fit(
-            *loss_and_accuracy(site.backbone.tail, head, site.activations, site.labels, run.evaluation.eval_batch_size)
-        )
+        return score_images(site.backbone.tail, head, site.activations, site.labels, batch_size)

@@ -26,14 +26,14 @@ from common.methods.hidenseek.signs import (
     positive_signs,
 )
 from common.methods.hidenseek.subnetwork import Subnetwork, max_subnetwork_bytes
-from common.models.accuracy import loss_and_accuracy
+from common.models.accuracy import score_images
 from common.models.heads import Head
 from common.theta import Version
 from deltamask_client.answer import Answer
-from deltamask_client.epochs import Fit
 from deltamask_client.methods.base import ClientMethod, head_from
 from deltamask_client.methods.hidenseek.store import Held, SignStore
 from deltamask_client.methods.hidenseek.training import train_signs
+from deltamask_client.objective import optimiser_of
 from deltamask_client.personal import personal_test
 from deltamask_client.site import Site, progress_of, recipe_of
 
@@ -81,7 +81,7 @@ class HideNseekClient(ClientMethod):
             site.activations,
             site.labels,
             scores,
-            recipe_of(run, self.node, self._keys.sign_learning_rate),
+            recipe_of(run, self.node, optimiser_of(run, self._keys.sign_learning_rate)),
             seed=self.training_seed(server_round),
             progress=progress_of(run, site, server_round),
         )
@@ -102,8 +102,8 @@ class HideNseekClient(ClientMethod):
         site, network, _, held, scores = self._receive(message, validation=True)
         network.load(held.head, as_floats(positive_signs(held.signs.theta)) if scores is None else scores)
         batch_size = self.run.evaluation.eval_batch_size
-        found = loss_and_accuracy(site.backbone.tail, network.logits, site.activations, site.labels, batch_size)
-        return Answer(site, Fit(*found), holds=self._kept(held) if scores is None else None)
+        scored = score_images(site.backbone.tail, network.logits, site.activations, site.labels, batch_size)
+        return Answer.of(site, scored, self._kept(held) if scores is None else None)
 
     def _kept(self, held: Held) -> bytes | None:
         """Keep signs, and say which; None if the disk does not take them."""

@@ -30,6 +30,7 @@ from deltamask_client.methods.fedavg.client import evaluate_weights
 from deltamask_client.methods.fedavg.training import train_weights
 from deltamask_client.methods.lotteryfl.pruning import prune
 from deltamask_client.methods.lotteryfl.store import Ticket, TicketStore
+from deltamask_client.objective import optimiser_of
 from deltamask_client.personal import personal_test
 from deltamask_client.site import Site, load_site, progress_of, recipe_of
 
@@ -70,7 +71,7 @@ class LotteryClient(ClientMethod):
             site.activations,
             site.labels,
             weights[: tail.count],
-            recipe_of(run, self.node, run[WeightTrainingSection].weight_learning_rate),
+            recipe_of(run, self.node, optimiser_of(run, run[WeightTrainingSection].weight_learning_rate)),
             seed=self.training_seed(server_round),
             kept=ticket.kept,
             progress=progress_of(run, site, server_round),
@@ -85,8 +86,8 @@ class LotteryClient(ClientMethod):
     def evaluate(self, message: RecordDict) -> Answer:
         """Loss and accuracy of the global weights that this client keeps, on the images held out."""
         site, found, _ = self._receive(message, validation=True)
-        fit = evaluate_weights(self.run, site, *split_weights(found.weights, len(site.classes), site.backbone.features))
-        return Answer(site, fit, holds=self.holds())
+        tail, head = split_weights(found.weights, len(site.classes), site.backbone.features)
+        return Answer.of(site, evaluate_weights(self.run, site, tail, head), self.holds())
 
     def _receive(self, message: RecordDict, validation: bool = False) -> tuple[Site, Global, Ticket]:
         """Site, the global weights (0 where they are pruned here), and the client's ticket: of all weights, if it has

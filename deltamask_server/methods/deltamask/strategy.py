@@ -16,15 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from common.aggregation import RULES, Rule, fold_payload
-from common.aggregation.beta import BetaRule
 from common.aggregation.config import AggregationSection
-from common.codecs import SharedState
+from common.aggregation.flips import FlipsRule
+from common.codecs import CODECS, SharedState
+from common.codecs.config import CodecSection
+from common.codecs.nearest import MAX_SLOT, Nearest
 from common.codecs.shared_masks import SharedMasks
-from common.downlink import Relayed, pack_exact, pack_relay
+from common.downlink import Relayed, pack_change, pack_exact, pack_relay
 from common.downlink.config import DownlinkSection
 from common.errors import RoundError
 from common.messages import Part, Parts, Update
 from common.methods.deltamask.config import DeltaMaskSection, frozen_head_rounds
+from common.models.accuracy import Scored
 from common.models.heads import Head
 from common.models.heads.linear_probe import average_heads
 from common.saved import Saved
@@ -35,6 +38,7 @@ from deltamask_server.downlink import Downlink
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.methods.deltamask.files import MaskForm, MeanForm
+from deltamask_server.methods.deltamask.step_control import StepControl
 from deltamask_server.model_form import ModelForm
 from deltamask_server.rounds import RoundStrategy
 from deltamask_server.setting import Setting
@@ -52,7 +56,9 @@ class DeltaMask(RoundStrategy):
     segments
         Sizes of the masked tensors; d is their sum.
     rule
-        How masks become the next theta; the Beta posterior by default.
+        How updates become the next theta; flips by default.
+    steps
+        Which step clients take.
     downlink
         How theta travels: ``float32``, ``quantised``, ``exact`` or ``relay``.
     initial_theta
@@ -72,6 +78,7 @@ class DeltaMask(RoundStrategy):
         *,
         segments: Sequence[int],
         rule: Rule[Any] | None = None,
+        steps: StepControl | None = None,
         downlink: str = "exact",
         initial_theta: float = 0.95,
         frozen_head_rounds: float = math.inf,
@@ -79,7 +86,8 @@ class DeltaMask(RoundStrategy):
     ) -> None:
         super().__init__(enrolment, **options)
         self._segments = tuple(segments)
-        self._rule: Rule[Any] = rule or BetaRule(participation=self._participation)
+        self._rule: Rule[Any] = rule or FlipsRule()
+        self._steps = steps or StepControl(0.1)
         self._version = Version(np.full(self.d, quantise(initial_theta), dtype=np.uint16))
         self._form = downlink
         self._downlink = Downlink(
@@ -90,6 +98,7 @@ class DeltaMask(RoundStrategy):
         self._folded: Any = None
         self._relayed: dict[int, Relayed] = {}  # slot -> accepted payload of this round
         self._drawn: SharedMasks | None = None  # what the masks m_g of this round's clients say together, for `exact`
+        self._nearest: Nearest | None = None  # what their uniforms do, where theta is changed by flips
         self._frozen_head_rounds = frozen_head_rounds
         self._heads: dict[int, tuple[Head, int]] = {}  # slot -> head trained in this round, and its examples
 
@@ -101,6 +110,7 @@ class DeltaMask(RoundStrategy):
             setting.enrolment,
             segments=setting.backbone.masks.segments,
             rule=RULES[run[AggregationSection].aggregation].from_config(run),
+            steps=StepControl.from_config(run, CODECS[run[CodecSection].codec].growth),
             downlink=run[DownlinkSection].downlink,
             initial_theta=run[DeltaMaskSection].initial_theta,
             frozen_head_rounds=frozen_head_rounds(run),
@@ -131,12 +141,18 @@ class DeltaMask(RoundStrategy):
         payload = {"payload": Part(max_payload_bytes(self.d))}
         return payload | ({"head": Part(self._head_bytes)} if self._trains_head(server_round) else {})
 
+    def orders(self, server_round: int) -> dict[str, float]:
+        """The step to take."""
+        return {"step": self._steps.step}
+
     def begin_round(self, server_round: int) -> None:
         """Start as the rule does, from what earlier rounds have left or anew."""
         # `_aggregate` is replaced at the end only: a round without quorum leaves it as it was.
         self._start = self._folded = self._rule.start(self.theta, self._aggregate, server_round)
         self._relayed, self._heads = {}, {}
-        self._drawn = SharedMasks(self.theta) if self._form == "exact" else None
+        exact, sums = self._form == "exact", self._rule.observes == "change"
+        self._nearest = Nearest(self.theta) if exact and sums else None
+        self._drawn = SharedMasks(self.theta) if exact and not sums else None
 
     def accept(self, update: Update, server_round: int, slot: int) -> None:
         """Decode the client's mask and fold it, and keep its head where that is trained."""
@@ -147,15 +163,19 @@ class DeltaMask(RoundStrategy):
         shared = SharedState.of(self._version, self._seed, server_round, slot, self._segments)
         self._folded = fold_payload(self._rule, self._folded, payload, shared, update.examples)
         self._relayed[slot] = Relayed(payload, update.examples)
+        key = stream_key(self._seed, server_round, slot)
         if self._drawn is not None:  # while others still train
-            self._drawn.add(stream_key(self._seed, server_round, slot))
+            self._drawn.add(key)
+        if self._nearest is not None and slot <= MAX_SLOT:
+            self._nearest.add({slot: key})
         if head is not None:
             self._heads[slot] = head, update.examples
 
     def end_round(self, server_round: int) -> None:
         """Theta is what the rule makes of the masks, the head the mean of those trained, by examples."""
         theta, self._aggregate = self._rule.finish(self._folded)
-        version, start = Version(theta), self._start
+        version, start, change = Version(theta), self._start, self._rule.change(self._folded)
+        self._steps.spent(8 * sum(len(sent.payload) for sent in self._relayed.values()) / len(self._relayed) / self.d)
         if self._trains_head(server_round):
             # In the order of slots: a sum of floats depends on its order, and arrival is chance.
             self.head = average_heads([self._heads[slot] for slot in sorted(self._heads)])
@@ -165,12 +185,15 @@ class DeltaMask(RoundStrategy):
             if self._form == "relay":
                 first = self._rule.pack_start(start, before.theta)
                 return pack_relay(after, before, self._rule, first, server_round, self._relayed)
-            return pack_exact(after, before, self._seed, server_round, list(self._relayed), self._drawn)
+            slots = list(self._relayed)
+            if change is None:
+                return pack_exact(after, before, self._seed, server_round, slots, self._drawn)
+            return pack_change(after, before, change, self._seed, server_round, slots, self._segments, self._nearest)
 
         self._downlink.publish(version, step if self._form in ("exact", "relay") else None)
         self._version = version
 
-    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, float]:
+    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, Scored]:
         """Accuracies of the weights times theta (``mean``, the posterior mean model), times one sampled mask
         (``sample``), and times [theta >= 1/2] (``threshold``).
         """
@@ -182,11 +205,18 @@ class DeltaMask(RoundStrategy):
         """Theta (uint16 grid)."""
         return {"theta": torch.from_numpy(self.theta.astype(np.int32)).to(torch.uint16)}
 
+    def untrained(self) -> dict[str, torch.Tensor]:
+        """All probabilities as near to 1 as the grid goes: the pre-trained function."""
+        return {"theta": torch.full((self.d,), ONE - 1, dtype=torch.int32).to(torch.uint16)}
+
     def method_state(self) -> Saved:
         """Theta, the steps that led to it, and what the rule remembers."""
         remembered = Saved() if self._aggregate is None else self._rule.state(self._aggregate)
         return (
-            Saved({"theta": self.theta}, {"rule": self._rule.name, "remembers": self._aggregate is not None})
+            Saved(
+                {"theta": self.theta},
+                {"rule": self._rule.name, "remembers": self._aggregate is not None, "step": self._steps.step},
+            )
             | remembered.under("aggregate")
             | self._downlink.state().under("downlink")
         )
@@ -202,6 +232,7 @@ class DeltaMask(RoundStrategy):
         self._version = Version(theta)
         self._aggregate = self._rule.load_state(saved.part("aggregate")) if saved.values["remembers"] else None
         self._downlink.load_state(saved.part("downlink"), self._version)
+        self._steps.step = float(saved.values["step"])
 
     def summary(self) -> None:
         """Print what this strategy is."""

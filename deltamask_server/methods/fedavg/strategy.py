@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from common.messages import Part, Parts, Update
 from common.methods.fedavg.payload import unpack_weights, weights_bytes, weights_digest
 from common.methods.fedavg.vector import join_weights, split_weights
+from common.models.accuracy import Scored
 from common.models.heads import Head
 from common.models.tail_weights import TailWeights
 from common.saved import Saved
@@ -90,10 +91,10 @@ class FedAvg(RoundStrategy):
         mean = self._mean.mean(otherwise=self.weights)
         self._tail, self.head = split_weights(mean, self._classes, self._features)
 
-    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, float]:
+    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, Scored]:
         """Accuracy of the averaged weights."""
         with TailWeights(evaluator.backbone).borrowed(self._tail):
-            return {"mean": evaluator.accuracy(self.head)}
+            return {"mean": evaluator.score(self.head)}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tail's parameters, in its module's order."""

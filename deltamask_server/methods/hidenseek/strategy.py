@@ -22,6 +22,7 @@ from common.methods.hidenseek.config import DensitySection, HideNseekSection, Si
 from common.methods.hidenseek.sign_network import SignNetwork, network_segments, network_weights
 from common.methods.hidenseek.signs import SIGNS, SignState, as_floats, initial_scores, on_grid, positive_signs
 from common.methods.hidenseek.subnetwork import Magnitudes, Subnetwork
+from common.models.accuracy import Scored
 from common.models.backbone import Backbone, Network
 from common.saved import Saved
 from common.theta import Version
@@ -208,10 +209,10 @@ class HideNseek(RoundStrategy):
             self._version, lambda after, before: pack_exact(after, before, self._seed, server_round, [])
         )
 
-    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, float]:
+    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, Scored]:
         """Accuracy of the global signs."""
         self._network.load(self.head, as_floats(self.positive))
-        return {"mean": evaluator.accuracy(self._network.logits)}
+        return {"mean": evaluator.score(self._network.logits)}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Signs of the kept weights (uint8, 1 is +1), and the subnetwork as it travels (uint8)."""

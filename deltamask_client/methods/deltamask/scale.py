@@ -1,0 +1,54 @@
+"""How steep the loss is for a network, a head and images, whatever their labels: what steps are divided by."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from common.models.activations import Activations
+from common.models.backbone import Backbone
+from common.models.heads import Head
+
+__all__ = ["gradient_scale"]
+
+_BATCHES, _BATCH = 4, 8
+"""Enough: gradients of the scores have millions of entries, and their norm differs little between images."""
+
+
+def gradient_scale(backbone: Backbone, head: Head, activations: Activations, seed: int) -> float:
+    """Norm of the gradient of the scores for one image with a random label.
+
+    The step that suits a network goes with the size of its gradients, which differs by a factor of ten between
+    backbones and heads. True labels would say how much there is to learn: a site that has learnt all would take
+    enormous steps. Labels drawn at random say how the logits hang on the scores, and nothing else (our choice).
+
+    Parameters
+    ----------
+    backbone, head
+        The network, its scores loaded.
+    activations
+        Of the site's images, of which a few are used.
+    seed
+        Seeds the images and their labels.
+
+    Returns
+    -------
+    Root mean square over batches of ``sqrt(b) * norm``, above 0.
+    """
+    rng = np.random.default_rng(seed)
+    count = min(_BATCHES * _BATCH, len(activations))
+    chosen, labels = rng.permutation(len(activations))[:count], rng.integers(len(head.bias), size=count)
+    weight, bias = (torch.tensor(values, device=activations.device) for values in (head.weight, head.bias))
+    parameters = backbone.masks.parameters()
+    square = 0.0
+    for start in range(0, count, _BATCH):
+        part = slice(start, start + _BATCH)
+        features = backbone.tail(activations.batch(chosen[part])).float()
+        target = torch.from_numpy(labels[part]).to(activations.device)
+        loss = F.cross_entropy(F.linear(features, weight, bias), target)
+        gradients = torch.autograd.grad(loss, parameters)
+        square += len(target) ** 2 * sum(float(gradient.square().sum()) for gradient in gradients)
+    return max(math.sqrt(square / count), 1e-12)

@@ -1,0 +1,86 @@
+"""The model that a run ends with: the best by the images that clients hold out, the head alone among the candidates.
+
+Training can make a model worse, where sites differ or steps are too long. Whoever starts a run expects at least what
+he had before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from common.models.heads import Head
+from common.saved import Saved
+
+__all__ = ["Keeper", "Kept"]
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A global model, as it was after a round."""
+
+    server_round: int
+    """0: the head alone, on the frozen network."""
+    accuracy: float
+    """On all images held out, each counting the same, in [0, 1]."""
+    tensors: Tensors
+    head: Head
+
+
+@dataclass
+class Keeper:
+    """Keeps the best model so far.
+
+    Parameters
+    ----------
+    patience
+        Rounds without a better model after which a run may end; 0: never.
+    """
+
+    patience: int = 0
+    best: Kept | None = None
+    first: float | None = None
+    """Accuracy of the head alone."""
+    checked: list[tuple[int, float]] = field(default_factory=list)
+    """Accuracy by round, of those that were looked at."""
+
+    def look(self, server_round: int, accuracy: float | None, tensors: Callable[[], Tensors], head: Head) -> None:
+        """Hear how good the model of a round is, and keep it if it is the best. Of equals the later one is kept, but a
+        model must beat the head alone. None: nobody has held out images.
+        """
+        if accuracy is None:
+            return
+        self.checked.append((server_round, accuracy))
+        if server_round == 0:
+            self.first = accuracy
+        best = self.best
+        if best is None or accuracy > best.accuracy or (accuracy == best.accuracy and best.server_round):
+            self.best = Kept(server_round, accuracy, tensors(), head)
+
+    def gave_up(self, server_round: int) -> bool:
+        """Whether the best model is older than patience allows."""
+        return bool(self.patience and self.best and server_round - self.best.server_round >= self.patience)
+
+    def state(self) -> Saved:
+        """What goes on after a run was stopped."""
+        checked = [[server_round, accuracy] for server_round, accuracy in self.checked]
+        if self.best is None:
+            return Saved({}, {"checked": checked, "first": self.first, "best": None})
+        best = self.best
+        tensors = Saved({name: tensor.numpy() for name, tensor in best.tensors.items()})
+        head = Saved({"weight": best.head.weight, "bias": best.head.bias})
+        values = {"checked": checked, "first": self.first, "best": [best.server_round, best.accuracy]}
+        return Saved({}, values) | tensors.under("tensors") | head.under("head")
+
+    def load_state(self, saved: Saved) -> None:
+        """Go on with what `state` gave."""
+        self.checked = [(int(server_round), float(accuracy)) for server_round, accuracy in saved.values["checked"]]
+        self.first, best = saved.values["first"], saved.values["best"]
+        if best is not None:
+            head = saved.part("head").arrays
+            tensors = {name: torch.from_numpy(array) for name, array in saved.part("tensors").arrays.items()}
+            self.best = Kept(int(best[0]), float(best[1]), tensors, Head(head["weight"], head["bias"]))
