@@ -107,15 +107,14 @@ def run_in_process(folder: Path, config: Config, nodes: Sequence[Config], cache:
 
 
 def main() -> None:
-    """Run a config file with clients that share its dataset; writes ``runs`` into the working folder."""
+    """Run a config file with a client for each node config; writes ``runs`` into the working folder."""
     parser = argparse.ArgumentParser(description="The app in one process, without Flower's servers.")
     parser.add_argument("config", type=Path, help="a run config, as TOML")
-    parser.add_argument("--clients", type=int, default=10, help="number of clients (default: 10)")
+    parser.add_argument("nodes", type=Path, help="a list of node configs, as JSON")
     parser.add_argument("--cache", type=Path, help="cache folder that other runs share")
     args = parser.parse_args()
     config = tomllib.loads(args.config.read_text(encoding="utf-8"))
-    nodes = [{"partition-id": client, "num-partitions": args.clients} for client in range(args.clients)]
-    run_in_process(Path.cwd(), config, nodes, args.cache)
+    run_in_process(Path.cwd(), config, json.loads(args.nodes.read_text(encoding="utf-8")), args.cache)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ class Plan:
     config: dict[str, Any]
     """The run config; ``dataset`` and ``weights``, if they are files, name those of the data folder."""
     supernodes: int = 10
+    sites: Callable[[Path, Path], tuple[str, list[str]]] | None = None
+    """Makes, of the data folder and in a folder of its own, a dataset for the server and one for each client."""
 
 
 def load(experiment: str, pattern: str) -> list[dict[str, Any]]:
@@ -45,11 +47,16 @@ def load(experiment: str, pattern: str) -> list[dict[str, Any]]:
 
 
 def _run(plan: Plan, data: Path, folder: Path, cache: Path) -> Path:
-    local = {"dataset": f"npz:{data / plan.config['dataset']}"}
+    local = {"dataset": f"npz:{data / plan.config['dataset']}"} if plan.sites is None else {}
     if str(plan.config.get("weights", "")).endswith(".safetensors"):
         local["weights"] = str(data / plan.config["weights"])
     with tempfile.TemporaryDirectory(prefix="deltamask-experiment-") as workplace:
-        config = Path(workplace) / "run.toml"
+        config, nodes = Path(workplace) / "run.toml", Path(workplace) / "nodes.json"
+        clients = [{"partition-id": k, "num-partitions": plan.supernodes} for k in range(plan.supernodes)]
+        if plan.sites is not None:
+            local["dataset"], own = plan.sites(data, Path(workplace) / "sites")
+            clients = [client | {"data": name} for client, name in zip(clients, own, strict=True)]
+        nodes.write_text(json.dumps(clients), encoding="utf-8")
         # JSON's strings, numbers and booleans are TOML's too.
         lines = [f"{key} = {json.dumps(value)}" for key, value in {**plan.config, **local}.items()]
         config.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -57,8 +64,7 @@ def _run(plan: Plan, data: Path, folder: Path, cache: Path) -> Path:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
         }
-        command = [sys.executable, "-m", "benchmarks.in_process", str(config), "--clients", str(plan.supernodes)]
-        command += ["--cache", str(cache)]
+        command = [sys.executable, "-m", "benchmarks.in_process", str(config), str(nodes), "--cache", str(cache)]
         done = subprocess.run(command, cwd=workplace, env=environment, check=False, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{plan.name} failed:\n{done.stdout}{done.stderr}")
@@ -79,10 +85,13 @@ def _condense(results: dict[str, Any]) -> dict[str, Any]:
         "versions": results["versions"],
         "model": results["model"],
         "linear_probe": {"accuracy": probe["accuracy"], "bytes": _total(probe["uplink"])},
+        "kept": {key: value for key, value in results["kept"].items() if key != "classes"},
         "rounds": [
             {
                 "round": entry["round"],
                 "accuracy": entry["accuracy"],
+                **({"balanced_accuracy": entry["classes"]["balanced_accuracy"]} if entry.get("classes") else {}),
+                **({"held_out": entry["validation"]["pooled"]} if entry.get("validation") else {}),
                 **({"personal": _spread(entry["personal"])} if entry.get("personal") else {}),
                 "seconds": round(sum(entry["seconds"][phase] for phase in ("configure", "train")), 1),
                 **{

@@ -23,7 +23,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.experiments.methods import COMMON, DATA, NAMES, RATES
+from benchmarks.experiments.methods import COMMON, DATA, NAMES, PAPER, RATES
 from benchmarks.experiments.runs import ROOT, Plan, command_line, load
 
 PICTURE = ROOT / "docs" / "images" / "sites.png"
@@ -39,15 +39,8 @@ SPLIT_NAMES = {"a0.1": "Dirichlet 0.1", "two": "two classes each", "a10": "Diric
 SEEDS = (1, 2, 3)
 METHODS: dict[str, dict[str, Any]] = {
     "deltamask": {},
-    "paper": {
-        "codec": "fuse8",
-        "fuse-candidates": False,
-        "kappa": 0.8,
-        "kappa-final": 0.4,
-        "aggregation": "beta",
-        "score-optimiser": "adam",
-        "calibration": 0.0,
-    },
+    "mean": {"local-masks": "mean"},
+    "paper": PAPER,
 }
 
 
@@ -61,7 +54,8 @@ def plans() -> Iterator[Plan]:
     for seed in SEEDS:
         for split in SPLITS:
             for data in DATA:
-                yield _plan(data, split, "deltamask", seed, METHODS["deltamask"])
+                for name in ("deltamask", "mean"):
+                    yield _plan(data, split, name, seed, METHODS[name])
         for calibration in (1.0, 0.0):
             for rate in RATES:
                 for split in SPLITS:

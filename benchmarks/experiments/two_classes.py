@@ -9,11 +9,22 @@ that joins with two others: does training make the model worse than the head tha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.experiments.methods import PAPER
+from benchmarks.experiments.runs import ROOT, Plan, command_line, load
+
+PICTURE = ROOT / "docs" / "images" / "two-classes.png"
 FILE = "fashion_mnist_20k.npz"
 CLASSES = (2, 4)
 SITES = ((40, 500), (300, 300), (0, 200))
@@ -27,6 +38,8 @@ COMMON: dict[str, Any] = {
     "local-epochs": 1,
     "batch-size": 16,
 }
+SEEDS = range(1, 11)
+METHODS: dict[str, dict[str, Any]] = {"deltamask": {}, "paper": PAPER}
 
 
 def write_sites(data: Path, folder: Path, seed: int) -> tuple[str, list[str]]:
@@ -57,3 +70,59 @@ def write_sites(data: Path, folder: Path, seed: int) -> tuple[str, list[str]]:
         pools = [pool[count:] for pool, count in zip(pools, counts, strict=True)]
         sites.append(write(f"site-{number}", np.concatenate(parts)))
     return write("server", np.concatenate([pool[:10] for pool in pools])), sites
+
+
+def plans() -> Iterator[Plan]:
+    """Ten seeds of the defaults, then of the paper's training."""
+    for name, config in METHODS.items():
+        for seed in SEEDS:
+            sites = partial(_sites, seed=seed)
+            yield Plan(f"{name}-s{seed:02d}", COMMON | config | {"seed": seed}, supernodes=len(SITES), sites=sites)
+
+
+def _sites(data: Path, folder: Path, seed: int) -> tuple[str, list[str]]:
+    return write_sites(data, folder, seed)
+
+
+def table() -> str:
+    """What is kept, as Markdown: a line a seed, and the mean."""
+    lines = [
+        "| method | seed | head alone, % | kept model, % (round) | last round, % | uplink bpp |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in METHODS:
+        runs = load("two_classes", f"{name}-s*")
+        rows = []
+        for run in runs:
+            evaluated = {0: run["linear_probe"]["accuracy"]} | {
+                e["round"]: e["accuracy"]["mean"] for e in run["rounds"]
+            }
+            kept = run["kept"]["round"]
+            uplink = fmean(entry["uplink"]["bpp"] for entry in run["rounds"])
+            rows.append((100 * evaluated[0], 100 * evaluated[kept], 100 * evaluated[max(evaluated)], uplink))
+            head, best, last, _ = rows[-1]
+            lines.append(
+                f"| {name} | {run['config']['seed']} | {head:.1f} | {best:.1f} ({kept}) | {last:.1f} | {uplink:.4f} |"
+            )
+        if rows:
+            head, best, last, uplink = map(fmean, zip(*rows, strict=True))
+            lines.append(f"| {name} | mean of {len(rows)} | {head:.1f} | **{best:.1f}** | {last:.1f} | {uplink:.4f} |")
+    return "\n".join(lines)
+
+
+def plot() -> Path:
+    """Accuracy by round, a line a seed."""
+    figure, axes = plt.subplots(1, len(METHODS), figsize=(8, 3.4), layout="constrained", sharey=True)
+    for panel, name in zip(axes, METHODS, strict=True):
+        for run in load("two_classes", f"{name}-s*"):
+            course = [run["linear_probe"]["accuracy"], *(entry["accuracy"]["mean"] for entry in run["rounds"])]
+            panel.plot([100 * value for value in course], "o-", ms=3)
+        panel.set(title=name, xlabel="round (0: the head alone)")
+        panel.grid(alpha=0.3)
+    axes[0].set_ylabel("test accuracy, %")
+    figure.savefig(PICTURE, dpi=110)
+    return PICTURE
+
+
+if __name__ == "__main__":
+    command_line("two_classes", plans, table, plot)

@@ -1,0 +1,186 @@
+"""The aggregation rule `flips`: what it does on average, by how much it varies, and that it stands still."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from common.aggregation import RULES, fold_payload
+from common.aggregation.base import Change
+from common.aggregation.flips import FlipsRule
+from common.codecs import CODECS, SharedState, get_codec
+from common.config.run import RunConfig
+from common.downlink import Relayed, apply_chain, join_chain, pack_change, pack_relay
+from common.errors import ConfigError, PayloadError
+from common.theta import ONE, Version, probabilities, quantise
+from tests.conftest import local_step
+
+D, SEED, SEGMENTS = 40_000, 3, (30_000, 10_000)
+THETA = quantise(np.random.default_rng(0).choice([0.2, 0.5, 0.8, 0.95, 0.97], D))
+RULE = FlipsRule()
+DELTAS = [name for name, kind in CODECS.items() if not kind.samples]
+
+
+def next_theta(rule: FlipsRule, theta: np.ndarray, payloads: dict[int, tuple[bytes, int]], server_round: int = 1):
+    state = rule.start(theta, None, server_round)
+    for slot, (payload, examples) in payloads.items():
+        state = fold_payload(rule, state, payload, SharedState(theta, SEED, server_round, slot, SEGMENTS), examples)
+    return rule.finish(state)[0], rule.change(state)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_thousand_rounds_of_nothing_learnt_leave_theta_exactly_where_it_was(codec: str) -> None:
+    # Masks counted anew in each round wander off: tests/test_theta_and_posterior.py.
+    theta = THETA[:500]
+    encode = get_codec(codec).encode
+    for server_round in range(1, 1001):
+        state = RULE.start(theta, None, server_round)
+        for slot in range(3):
+            shared = SharedState(theta, SEED, server_round, slot)
+            state = fold_payload(RULE, state, encode(probabilities(theta), shared), shared, 7 + slot)
+        theta, _ = RULE.finish(state)
+    assert np.array_equal(theta, THETA[:500])
+
+
+@pytest.mark.parametrize("codec", [name for name in DELTAS if name != "bloom"])
+def test_the_mean_change_is_what_clients_learnt_and_its_variance_that_of_flips(codec: str) -> None:
+    local = local_step(THETA, seed=1, size=0.3)
+    learnt = (local - THETA / ONE).astype(np.float64)
+    changes = []
+    for slot in range(400):
+        shared = SharedState(THETA, SEED, 1, slot, SEGMENTS)
+        changes.append(get_codec(codec).change(get_codec(codec).encode(local, shared), shared) / ONE)
+    mean, variance = np.mean(changes, axis=0), np.var(changes, axis=0)
+    # Over all positions of a kind chance is small: theta's bias would show at once.
+    for value in np.unique(THETA):
+        where = value == THETA
+        error = (mean - learnt)[where].mean()
+        assert abs(error) < 5 * np.sqrt(variance[where].mean() / 400 / where.sum()) + 2e-5
+    exact = np.abs(learnt) - learnt**2
+    assert variance.mean() == pytest.approx(exact.mean(), rel=0.05 if codec != "fuse8" else 0.6)
+    masks = (THETA / ONE) * (1 - THETA / ONE)
+    assert variance.mean() < masks.mean() / 2
+
+
+@pytest.mark.parametrize("step", [1.0, 0.5, 0.25])
+def test_a_sample_counts_by_its_step_and_its_mean_stays_right(step: float) -> None:
+    local = local_step(THETA, seed=1, size=0.15)
+    learnt = local - THETA / ONE
+    codec = get_codec("relative", step=step)
+    changes = []
+    for slot in range(300):
+        shared = SharedState(THETA, SEED, 1, slot, SEGMENTS)
+        payload = codec.encode(local, shared)
+        changes.append(codec.change(payload, shared) / ONE)
+    slope = float(np.mean(changes, axis=0) @ learnt / (learnt @ learnt))
+    assert slope == pytest.approx(1, abs=0.12)
+    masks = (THETA / ONE) * (1 - THETA / ONE)
+    assert np.var(changes, axis=0).mean() == pytest.approx(step**2 * masks.mean(), rel=0.1)
+    assert len(set(changes[0][THETA[0] == THETA])) == 2
+
+
+def test_half_the_step_costs_four_times_the_bits() -> None:
+    local = local_step(THETA, seed=1, size=0.15)
+    shared = SharedState(THETA, SEED, 1, 0, SEGMENTS)
+    whole, half = (len(get_codec("relative", step=step).encode(local, shared)) - 38 for step in (1.0, 0.5))
+    assert half == pytest.approx(4 * whole, rel=0.25)
+
+
+def test_a_damaged_step_is_refused() -> None:
+    shared = SharedState(THETA, SEED, 1, 0, SEGMENTS)
+    codec = get_codec("relative", step=0.5)
+    n, body = codec._encode_body(local_step(THETA, seed=1), shared)
+    for code in (0, 65, 255):
+        with pytest.raises(PayloadError):
+            codec._decode_body(n, body[:2] + bytes([code]) + body[3:], shared)
+    with pytest.raises(ConfigError):
+        get_codec("relative", step=2.0)
+
+
+def test_clients_count_by_their_examples_or_once() -> None:
+    payloads = {}
+    for slot, examples in ((0, 300), (1, 100)):
+        local = np.full(D, 0.99 if slot else 0.01, np.float32)
+        shared = SharedState(THETA, SEED, 1, slot, SEGMENTS)
+        payloads[slot] = get_codec("exact").encode(local, shared), examples
+    by_examples, change = next_theta(RULE, THETA, payloads)
+    once, _ = next_theta(replace(RULE, weighs=False), THETA, payloads)
+    assert set(np.unique(np.abs(change.values))) <= {0, ONE // 4, ONE // 2, 3 * ONE // 4}
+    assert by_examples.mean() < once.mean()
+    assert by_examples.min() >= RULE.clip
+    assert by_examples.max() <= ONE - RULE.clip
+
+
+def test_theta_is_clipped_only_where_it_changes() -> None:
+    theta = np.array([1, 65_535, 40_000], np.uint16)
+    state = RULE.fold(RULE.start(theta, None, 1), np.array([0, 0, ONE]), 1)
+    assert RULE.finish(state)[0].tolist() == [1, 65_535, ONE - RULE.clip]
+
+
+@pytest.mark.parametrize("codec", ["exact", "fuse8", "fuse16", "bitmap"])
+@pytest.mark.parametrize("weighs", [True, False])
+def test_the_change_downlink_gives_the_same_theta_and_costs_less_than_the_uplinks(codec: str, weighs: bool) -> None:
+    rule = replace(RULE, weighs=weighs)
+    version = held = Version(np.full(D, quantise(0.95)))
+    for server_round in (1, 2, 3):
+        payloads = {}
+        for slot in (0, 1, 4, 7):
+            shared = SharedState(version.theta, SEED, server_round, slot, SEGMENTS)
+            local = local_step(version.theta, seed=10 * server_round + slot, size=0.05)
+            payloads[slot] = get_codec(codec).encode(local, shared), 50 * slot + 11
+        theta, change = next_theta(rule, version.theta, payloads, server_round)
+        after = Version(theta)
+        step = pack_change(after, version, change, SEED, server_round, list(payloads), SEGMENTS)
+        assert step is not None
+        relayed = {slot: Relayed(*sent) for slot, sent in payloads.items()}
+        relay = pack_relay(after, version, rule, rule.pack_start(None, theta), server_round, relayed)
+        for data in (step, relay):
+            assert np.array_equal(apply_chain(join_chain([data]), held, D, SEED, SEGMENTS).theta, theta)
+        assert len(step) < 1.1 * sum(len(payload) for payload, _ in payloads.values()) + 200
+        version = held = after
+
+
+def test_a_round_that_changes_nothing_or_everything() -> None:
+    before = Version(THETA)
+    shared = SharedState(THETA, SEED, 1, 0, SEGMENTS)
+    nothing = get_codec("exact").encode(probabilities(THETA), shared), 5
+    theta, change = next_theta(RULE, THETA, {0: nothing})
+    step = pack_change(Version(theta), before, change, SEED, 1, [0], SEGMENTS)
+    assert step is not None
+    assert len(step) < 120
+    noise = Change(np.random.default_rng(1).integers(-9, 9, D).astype(np.int32), RULE.clip)
+    assert pack_change(Version(theta), before, noise, SEED, 1, [0], SEGMENTS) is None
+
+
+def test_damaged_changes_are_refused() -> None:
+    shared = SharedState(THETA, SEED, 1, 2, SEGMENTS)
+    payload = get_codec("exact").encode(local_step(THETA, seed=1), shared), 5
+    theta, change = next_theta(RULE, THETA, {2: payload})
+    step = pack_change(Version(theta), Version(THETA), change, SEED, 1, [2], SEGMENTS)
+    assert step is not None
+    chain = join_chain([step])
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        damaged = bytearray(step)
+        at = int(rng.integers(28, len(step) - 4))
+        damaged[at] ^= 1 << int(rng.integers(8))
+        body = bytes(damaged[:-4])
+        body += zlib.crc32(body).to_bytes(4, "little")
+        try:  # some bits mean nothing, as those that fill deflated data up
+            found = apply_chain(join_chain([body]), Version(THETA), D, SEED, SEGMENTS).theta
+        except PayloadError:
+            continue
+        assert np.array_equal(found, theta)
+    for size in range(0, len(chain), 97):
+        with pytest.raises(PayloadError):
+            apply_chain(chain[:size], Version(THETA), D, SEED, SEGMENTS)
+
+
+def test_what_biases_the_mean_is_refused() -> None:
+    with pytest.raises(ConfigError, match="biases their mean"):
+        RunConfig(kappa=0.8, kappa_final=0.4)
+    assert RunConfig(aggregation="beta", kappa=0.8, kappa_final=0.4)
+    assert set(RULES) == {"flips", "beta"}
