@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
@@ -78,7 +79,9 @@ class MemoryGrid(Grid):
         raise NotImplementedError
 
 
-def run_in_process(folder: Path, config: Config, nodes: Sequence[Config], cache: Path | None = None) -> dict[str, Any]:
+def run_in_process(
+    folder: Path, config: Config, nodes: Sequence[Config], cache: Path | None = None, run_id: int = 1
+) -> dict[str, Any]:
     """Run the app with a client for each node config: its results.json.
 
     Parameters
@@ -91,17 +94,20 @@ def run_in_process(folder: Path, config: Config, nodes: Sequence[Config], cache:
         Node configs.
     cache
         Where clients keep what they need not compute again, also for other runs.
+    run_id
+        Flower's number of the run: of runs that share a cache at the same time, each has its own.
     """
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # as Flower does where it starts an app
+    # as Flower does where it starts an app
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
     values = {key.replace("-", "_"): value for key, value in config.items()} | {"output_dir": str(folder / "runs")}
     run_config = RunConfig(**values).as_dict()
 
     def client(node_config: Config) -> Node:
         everything = {"cache-dir": str(cache or folder / "cache"), **node_config}
-        return lambda message: [client_app(message, Context(1, 1, dict(everything), RecordDict(), run_config))]
+        return lambda message: [client_app(message, Context(run_id, 1, dict(everything), RecordDict(), run_config))]
 
     grid = MemoryGrid({100 + number: client(node) for number, node in enumerate(nodes)})
-    server_app(grid, Context(1, 1, {}, RecordDict(), run_config))
+    server_app(grid, Context(run_id, 1, {}, RecordDict(), run_config))
     results: dict[str, Any] = json.loads((folder / "runs" / "latest" / "results.json").read_text())
     return results
 
@@ -114,7 +120,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="cache folder that other runs share")
     args = parser.parse_args()
     config = tomllib.loads(args.config.read_text(encoding="utf-8"))
-    run_in_process(Path.cwd(), config, json.loads(args.nodes.read_text(encoding="utf-8")), args.cache)
+    run_in_process(Path.cwd(), config, json.loads(args.nodes.read_text(encoding="utf-8")), args.cache, os.getpid())
 
 
 if __name__ == "__main__":

@@ -21,19 +21,7 @@ from numpy.typing import NDArray
 
 from common.config.run import RunConfig
 from common.errors import RoundError
-from common.messages import (
-    BALANCED,
-    EVALUATE,
-    HEAD,
-    PERSONAL,
-    TRAIN,
-    Part,
-    Parts,
-    Update,
-    model_bytes,
-    pack_classes,
-    pack_model,
-)
+from common.messages import BALANCED, EVALUATE, PERSONAL, TRAIN, Parts, Update, model_bytes, pack_model
 from common.methods import METHODS
 from common.models.accuracy import Scored
 from common.models.backbone import Backbone, Network
@@ -44,6 +32,7 @@ from deltamask_server.correspondence import Correspondence
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.exchange import exchange
+from deltamask_server.head_round import fit_head
 from deltamask_server.kept import Keeper
 from deltamask_server.model_form import ModelForm
 from deltamask_server.round_report import RoundReport
@@ -257,19 +246,7 @@ class RoundStrategy(Strategy):
         kind, shape = self._head_kind, (self._classes, self._features)
         if not isinstance(kind, FittedHead):
             return Tally(())
-        clients = self._enrolment.online(grid)
-        messages = self._mail.address(clients, dict.fromkeys(clients, pack_classes(self._class_names)), HEAD, "head")
-        statistics: dict[int, tuple[bytes, int]] = {}
-        parts = {"statistics": Part(kind.max_bytes(*shape))}
-
-        def keep(client: int, update: Update) -> None:
-            kind.check(update.parts["statistics"], *shape, update.examples)
-            statistics[client] = update.parts["statistics"], update.examples
-
-        self._mail.collect(exchange(grid, messages, timeout, _total(parts)), parts, keep)
-        self._mail.require_quorum("the head round")
-        # In the order of client ids: a sum of floats depends on its order, and arrival is chance.
-        self.head = kind.combine([statistics[client] for client in sorted(statistics)], *shape)
+        self.head = fit_head(kind, shape, self._enrolment.online(grid), self._mail, self._class_names, grid, timeout)
         return self.tally
 
     def validate_head(self, grid: Grid, timeout: float) -> tuple[Tally, dict[int, int]] | None:

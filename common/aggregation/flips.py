@@ -25,7 +25,7 @@ from common.errors import BadGeometry
 from common.saved import Saved
 from common.theta import ONE
 
-__all__ = ["Changes", "FlipsRule", "FlipsSection", "moved"]
+__all__ = ["Changes", "FlipsRule", "FlipsSection", "moved", "power_of_two"]
 
 _START = struct.Struct("<?H")
 _MOST_EXAMPLES = 1 << 24
@@ -39,7 +39,9 @@ class FlipsSection(Section):
     under: ClassVar[str] = "aggregation"
 
     client_weights: Literal["examples", "equal"] = Field(
-        "examples", description="Whether a client counts by its number of images, or once."
+        "examples",
+        description="Whether a client counts by its number of images, rounded to a power of two, or once. Few "
+        "different weights make few different steps, which cost less on the way down and say less of who took which.",
     )
     flips_clip: float = Field(
         0.01,
@@ -92,7 +94,7 @@ class FlipsRule(Rule[Changes]):
 
     def fold(self, state: Changes, observed: NDArray[Any], weight: int = 1) -> Changes:
         """Add one client's change, int32 ``(d,)`` in 1/65536."""
-        weight = min(weight, _MOST_EXAMPLES) if self.weighs else 1
+        weight = power_of_two(min(weight, _MOST_EXAMPLES)) if self.weighs else 1
         sums = np.multiply(observed, np.int64(weight), dtype=np.int64)
         sums += state.sums
         return Changes(state.theta, sums, state.total + weight)
@@ -127,6 +129,12 @@ class FlipsRule(Rule[Changes]):
             raise BadGeometry(f"theta clipped at {clip} / {ONE}")
         rule = cls(weighs, clip)
         return rule, rule.start(theta, None, 1)
+
+
+def power_of_two(n: int) -> int:
+    """The power of two that is nearest to n, by their ratio; n is at least 1."""
+    low = 1 << (n.bit_length() - 1)
+    return low if n * n <= 2 * low * low else 2 * low
 
 
 def moved(theta: NDArray[np.uint16], change: NDArray[np.int32], clip: int) -> NDArray[np.uint16]:

@@ -64,13 +64,18 @@ class Nearest:
         return (self._found >> np.uint32(1)) & np.uint32(MAX_SLOT)
 
     @property
+    def distances(self) -> NDArray[np.uint32]:
+        """How far it is from theta, in 1/65536, ``(d,)``."""
+        return self._found >> np.uint32(16)
+
+    @property
     def below(self) -> NDArray[np.bool_]:
         """Whether it lies below theta, ``(d,)``: the client's bit is 1, and can only turn to 0."""
         return (self._found & np.uint32(1)).astype(np.bool_)
 
     def state(self, segments: tuple[int, ...] | None) -> SharedState:
         """The nearest uniforms in the place of one client's: what position codes take as their context."""
-        distance = (self._found >> np.uint32(16)).astype(np.int32)
+        distance = self.distances.astype(np.int32)
         shared = SharedState(self.theta, 0, 0, 0, segments)
         uniforms = self.theta + np.where(self.below, -distance, distance)
         shared.__dict__["uniforms"] = uniforms.astype(np.uint16)

@@ -53,6 +53,16 @@ from pydantic import Field
 
 from common.codecs.base import Body, Bound, Client, Codec
 from common.codecs.parallel import for_parts
+from common.codecs.relative_body import (
+    MOST_STEP,
+    PART,
+    STEPPED,
+    enlarged,
+    pack_indices,
+    read_front,
+    step_of,
+    unpack_indices,
+)
 from common.codecs.relative_kernels import (
     EXP2,
     KL_ONE,
@@ -73,15 +83,9 @@ from common.wire import HEADER_BYTES, unpack_payload
 
 __all__ = ["PRESETS", "Relative", "RelativeSection"]
 
-_MIN_BITS, _MAX_BITS = 6, 14
-_STEPPED = 0x80
-_MOST_STEP = 64
 _OCTAVE = tuple(round(2 ** (15 + i / 8)) for i in range(8))
 """2^(i / 8) in units of 2^-15; the nearest integers are at least 0.2 from a tie, so every machine rounds alike."""
 _LOWEST_OCTAVE = 20
-_PART = 1 << 20
-"""Positions, or indices to pack, handled at a time: bounds what is allocated beside inputs and output. A multiple of 8,
-so that packed parts end on whole bytes."""
 _SHORT = 1 << 13
 _MAX_TRIALS = 40
 
@@ -181,7 +185,7 @@ class Relative(Codec):
         if not 0 <= target_bpp < math.inf:
             raise ConfigError(f"target-bpp = {target_bpp}: must be 0 (no limit) or above")
         self.preset = preset
-        if not 2 ** (-_MOST_STEP / 8) <= step <= 1:
+        if not 2 ** (-MOST_STEP / 8) <= step <= 1:
             raise ConfigError(f"relative-step = {step}: must be in [1/256, 1]")
         self.target_bpp = target_bpp
         self.device = device
@@ -193,7 +197,7 @@ class Relative(Codec):
 
     def bound(self, theta_local: NDArray[np.float32], shared: SharedState) -> Bound | None:
         """The sum of KL(Bern(theta_local) || Bern(theta)): what a sample costs at least, on average."""
-        parts = (slice(start, start + _PART) for start in range(0, shared.d, _PART))
+        parts = (slice(start, start + PART) for start in range(0, shared.d, PART))
         sums = (int(divergence(shared.theta[part], quantise(theta_local[part]), LOG2)[0]) for part in parts)
         return Bound("KL", sum(sums) / KL_ONE)
 
@@ -201,8 +205,8 @@ class Relative(Codec):
         """The step times what the sample says beyond theta; nothing where a layer has not moved."""
         n, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
         mask = self._decode_body(n, body, shared)
-        _, _, code, at = _read_front(body)
-        change = np.rint(_step(code) * (mask.astype(np.float64) * ONE - shared.theta)).astype(np.int32)
+        _, _, code, at = read_front(body)
+        change = np.rint(step_of(code) * (mask.astype(np.float64) * ONE - shared.theta)).astype(np.int32)
         sizes = _segments(shared)
         ends = np.cumsum(sizes).tolist()
         for scale, size, end in zip(body[at : at + len(sizes)], sizes, ends, strict=True):
@@ -212,7 +216,7 @@ class Relative(Codec):
 
     def describe(self, n: int, body: bytes) -> Body:
         """Explain a body: bits of an index, target and scales. The number of layers follows from what is left."""
-        bits, target, code, front = _read_front(body)
+        bits, target, code, front = read_front(body)
         indices = -(-n * bits // 8)
         layers = len(body) - front - indices
         if layers < 0:
@@ -222,18 +226,18 @@ class Relative(Codec):
             "index": f"{bits} bits: one of {1 << bits:,} candidates",
             "block": f"{target / 16:g} bits of KL, as predicted",
             "layers": f"{layers:,}, {still:,} of them without any change",
-            "step": f"{_step(code):.3g} of a sample counts",
+            "step": f"{step_of(code):.3g} of a sample counts",
         }
         return Body(fields, {"bits, target and step": front, "scales": layers, "indices": indices})
 
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
         bits, target = PRESETS[self.preset]
         local, code = np.empty(shared.d, dtype=np.uint16), self._step_code
-        for start in range(0, shared.d, _PART):
-            part = slice(start, start + _PART)
-            local[part] = quantise(_enlarged(theta_local[part], shared.theta[part], code))
+        for start in range(0, shared.d, PART):
+            part = slice(start, start + PART)
+            local[part] = quantise(enlarged(theta_local[part], shared.theta[part], code))
         plan = _plan(local, shared, target)
-        front = bytes((bits | _STEPPED, target, code)) if code else bytes((bits, target))
+        front = bytes((bits | STEPPED, target, code)) if code else bytes((bits, target))
         if self.target_bpp:
             room = int(self.target_bpp * shared.d / 8) - HEADER_BYTES - len(front) - len(plan.scales)
             local, plan = _fit(local, plan, shared, target, most=max(8 * room, 0) // bits)
@@ -241,7 +245,7 @@ class Relative(Codec):
         if plan.blocks:
             starts = _starts(plan.scales, shared, target, plan.blocks)
             indices = self._choose(local, shared, starts, bits)
-        return plan.blocks, front + plan.scales + _pack(indices, bits)
+        return plan.blocks, front + plan.scales + pack_indices(indices, bits)
 
     def _choose(
         self, local: NDArray[np.uint16], shared: SharedState, starts: NDArray[np.uint32], bits: int
@@ -264,7 +268,7 @@ class Relative(Codec):
         return indices
 
     def _decode_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
-        bits, target, _, at = _read_front(body)
+        bits, target, _, at = read_front(body)
         front = at + len(_segments(shared))
         size = front + -(-n * bits // 8)
         if len(body) != size:
@@ -275,44 +279,18 @@ class Relative(Codec):
         starts = _starts(scales, shared, target, n)
         if n == 0:
             return shared.mask()
-        indices = _unpack(body[front:], n, bits)
+        indices = unpack_indices(body[front:], n, bits)
         mask = np.empty(shared.d, dtype=np.bool_)
         key, _ = _keys(shared)
-        begins = np.arange(0, shared.d, _PART)
+        begins = np.arange(0, shared.d, PART)
         blocks = np.searchsorted(starts, begins, side="right") - 1
         for_parts(
             lambda block, begin: draw(
-                key, shared.theta, starts, block, begin, indices, bits, mask[begin : begin + _PART]
+                key, shared.theta, starts, block, begin, indices, bits, mask[begin : begin + PART]
             ),
             zip(blocks.tolist(), begins.tolist(), strict=True),
         )
         return mask
-
-
-def _read_front(body: bytes) -> tuple[int, int, int, int]:
-    """Bits of an index, target, code of the step, and the bytes that they take; checked."""
-    stepped = bool(body) and bool(body[0] & _STEPPED)
-    size = 3 if stepped else 2
-    if len(body) < size:
-        raise TruncatedPayload(f"{len(body)} bytes of body; bits, target and step alone have {size}")
-    bits, target, code = body[0] & ~_STEPPED, body[1], body[2] if stepped else 0
-    if not _MIN_BITS <= bits <= _MAX_BITS or target == 0:
-        raise BadGeometry(f"blocks of {target}/16 bits with indices of {bits} bits")
-    if stepped and not 1 <= code <= _MOST_STEP:
-        raise BadGeometry(f"a step of 2^-({code}/8)")
-    return bits, target, code, size
-
-
-def _step(code: int) -> float:
-    return float(2.0 ** (-code / 8))
-
-
-def _enlarged(local: NDArray[np.float32], theta: NDArray[np.uint16], code: int) -> NDArray[np.float64]:
-    """``theta + (local - theta) / step``, in [0, 1]."""
-    if code == 0:
-        return local.astype(np.float64)
-    before = theta / ONE
-    return np.clip(before + (local - before) / _step(code), 0, 1)
 
 
 def _segments(shared: SharedState) -> tuple[int, ...]:
@@ -334,7 +312,7 @@ def _plan(local: NDArray[np.uint16], shared: SharedState, target: int) -> _Plan:
     segments = _segments(shared)
     ends = np.cumsum(segments, dtype=np.int64).tolist()
     parts = [
-        (row, a, min(a + _PART, end)) for row, end in enumerate(ends) for a in range(end - segments[row], end, _PART)
+        (row, a, min(a + PART, end)) for row, end in enumerate(ends) for a in range(end - segments[row], end, PART)
     ]
     totals = [[0, 0] for _ in segments]
     sums: list[tuple[int, int, int]] = []  # in whichever order threads finish: sums of integers do not depend on it
@@ -372,9 +350,9 @@ def _fit(
         shrunk = np.empty_like(local)
         for_parts(
             lambda a, step=step, out=shrunk: shrink(
-                shared.theta[a : a + _PART], local[a : a + _PART], step, LOG_ODDS, out[a : a + _PART]
+                shared.theta[a : a + PART], local[a : a + PART], step, LOG_ODDS, out[a : a + PART]
             ),
-            [(a,) for a in range(0, shared.d, _PART)],
+            [(a,) for a in range(0, shared.d, PART)],
         )
         trial_plan = _plan(shrunk, shared, target)
         blocks = trial_plan.blocks
@@ -402,27 +380,3 @@ def _starts(scales: bytes, shared: SharedState, target: int, n: int) -> NDArray[
         raise BadGeometry(f"the scales cut the positions into {blocks} blocks, the header says {n}")
     starts[n] = shared.d
     return starts
-
-
-def _pack(indices: NDArray[np.uint16], bits: int) -> bytes:
-    """Join indices of ``bits`` bits, most significant bit first."""
-    places = np.arange(bits - 1, -1, -1, dtype=np.uint16)
-    return b"".join(
-        np.packbits((indices[start : start + _PART, None] >> places).astype(np.uint8) & 1).tobytes()
-        for start in range(0, len(indices), _PART)
-    )
-
-
-def _unpack(data: bytes, n: int, bits: int) -> NDArray[np.uint16]:
-    """Split n indices; raises BadGeometry if the fill bits are not zero. ``data`` has the right length."""
-    raw = np.frombuffer(data, dtype=np.uint8)
-    fill = 8 * len(raw) - n * bits
-    if n and raw[-1] & ((1 << fill) - 1):
-        raise BadGeometry("the fill bits after the last index are not zero")
-    indices = np.empty(n, dtype=np.uint16)
-    weights = 1 << np.arange(bits - 1, -1, -1, dtype=np.uint16)
-    for start in range(0, n, _PART):
-        stop = min(start + _PART, n)
-        planes = np.unpackbits(raw[start * bits // 8 : -(-stop * bits // 8)], count=(stop - start) * bits)
-        indices[start:stop] = planes.reshape(-1, bits) @ weights
-    return indices

@@ -2,8 +2,8 @@
 
 Most positions have not changed. Which have is coded as ``exact`` codes one client's flips, with the nearest of the
 clients' uniforms in the place of the client's own (`common.codecs.nearest`). A changed position has, nearly always,
-moved by the share of the client whose uniform is nearest, up or down as that uniform lies: the shares are listed once,
-and other values are spelt.
+moved by the share of the client whose uniform is nearest, up or down as that uniform lies. The shares are listed once,
+and of each changed position it is said how far it moved beyond: mostly not at all.
 
 Some codecs move all positions by a little (`fuse8` corrects its mistakes on average). What most positions of one old
 value have in common is then listed by value, and "changed" is what differs from it.
@@ -18,9 +18,8 @@ s      which slots took part, a bit each, the lowest slot in the highest bit
 4, m   length of the deflated shares (int32 by slot that took part)
 4, 4   changed positions n; length of their code
 ...    the code of `common.codecs.exact`
-4, ... length of the code of which of them moved as predicted (`common.entropy`), and the code
-4, 4v  number of other values, and the values (int32)
-...    code of the others' values
+4, v   length of the deflated ways to move beyond the share (int32, each minus the one before), and these
+...    their code (`common.entropy`), by how near the nearest uniform is; nothing where there is one way
 ====== ============ ====================================================================================================
 """
 
@@ -47,7 +46,8 @@ __all__ = ["pack_change", "unpack_change"]
 
 _MAX_SLOTS = 1024
 """Every receiver draws a mask for each client: this bounds the work that a message can ask for."""
-_MOST_VALUES = 4096
+_MOST_WAYS = 4096
+_LEVELS = 9
 _FRONT = struct.Struct("<IH")
 _SHORT, _LONG = struct.Struct("<H"), struct.Struct("<I")
 
@@ -98,13 +98,10 @@ def pack_change(
     place = np.searchsorted(listed, nearest.slots[positions])
     sign = np.where(nearest.below[positions], -1, 1)
     shares = _shares(moves * sign, place, len(listed))
-    predicted = moves == sign * shares[place]
-    others = moves[~predicted]
-    spelt, symbols = np.unique(others, return_inverse=True)
-    if len(spelt) > _MOST_VALUES:
+    ways, symbols = np.unique(moves - sign * shares[place], return_inverse=True)
+    if len(ways) > _MOST_WAYS:
         return None
     code = Exact().encode_positions(positions, nearest.state(segments))
-    bits = _bits(predicted) if len(positions) else b""
     body = [
         front,
         np.packbits(taking_part).tobytes(),
@@ -112,11 +109,10 @@ def pack_change(
         _deflated(common) if common.any() else _LONG.pack(0),
         _deflated(shares),
         _LONG.pack(len(positions)) + _LONG.pack(len(code)) + code,
-        _LONG.pack(len(bits)) + bits,
-        _LONG.pack(len(spelt)) + spelt.astype("<i4").tobytes(),
+        _deflated(np.diff(ways, prepend=np.int64(0)).astype(np.int64)),
     ]
-    if len(spelt) > 1:
-        body.append(encode_symbols(symbols.astype(np.uint16), np.zeros(len(others), np.uint16), len(spelt), 1))
+    if len(ways) > 1:
+        body.append(encode_symbols(symbols.astype(np.uint16), _levels(nearest, positions), len(ways), _LEVELS))
     return pack_step(CHANGE, version, before, b"".join(body))
 
 
@@ -139,18 +135,15 @@ def unpack_change(body: bytes, before: NDArray[np.uint16], seed: int, segments: 
         raise BadGeometry(f"{n} changed positions of {len(before)}")
     nearest = Nearest.among(before, _keys(seed, server_round, listed))
     positions = np.flatnonzero(Exact().decode_flips(n, code, nearest.state(tuple(segments))))
-    predicted = _read_bits(reader.take(reader.number()), n)
     place = np.searchsorted(listed, nearest.slots[positions])
     moves = np.where(nearest.below[positions], -1, 1) * shares[place]
-    spelt = np.frombuffer(reader.take(4 * reader.number(_MOST_VALUES)), "<i4").astype(np.int64)
-    others = int(np.count_nonzero(~predicted))
-    if (others > 0) != (len(spelt) > 0):
-        raise ImplausibleDelta(f"{others} positions moved otherwise, by {len(spelt)} values")
-    if others:
-        symbols = np.zeros(others, np.uint16)
-        if len(spelt) > 1:
-            symbols = decode_symbols(reader.rest(), np.zeros(others, np.uint16), len(spelt), 1)
-        moves[~predicted] = spelt[symbols]
+    ways = np.cumsum(reader.inflated(None))
+    if (n > 0) != (len(ways) > 0) or len(ways) > _MOST_WAYS:
+        raise ImplausibleDelta(f"{len(ways)} ways to move for {n} positions")
+    if len(ways) == 1:
+        moves += ways[0]
+    elif n:
+        moves += ways[decode_symbols(reader.rest(), _levels(nearest, positions), len(ways), _LEVELS)]
     if reader.rest():
         raise BadGeometry("bytes after the last move")
     change = common[index]
@@ -181,17 +174,11 @@ def _shares(moves: NDArray[np.int64], place: NDArray[np.intp], slots: int) -> ND
     return shares
 
 
-def _bits(predicted: NDArray[np.bool_]) -> bytes:
-    return encode_symbols((~predicted).astype(np.uint16), np.zeros(len(predicted), np.uint16), 2, 1)
-
-
-def _read_bits(data: bytes, n: int) -> NDArray[np.bool_]:
-    if n == 0:
-        if data:
-            raise BadGeometry("bits of no position")
-        return np.zeros(0, np.bool_)
-    found: NDArray[np.bool_] = decode_symbols(data, np.zeros(n, np.uint16), 2, 1) == 0
-    return found
+def _levels(nearest: Nearest, positions: NDArray[np.intp]) -> NDArray[np.uint16]:
+    """How near the nearest uniform is, in octaves."""
+    octaves = np.frexp(nearest.distances[positions].astype(np.float64))[1]  # exact: of integers
+    levels: NDArray[np.uint16] = np.clip(octaves - 3, 0, _LEVELS - 1).astype(np.uint16)
+    return levels
 
 
 def _deflated(values: NDArray[np.int64]) -> bytes:
@@ -224,15 +211,17 @@ class _Reader:
     def rest(self) -> bytes:
         return self.take(len(self._body) - self._at)
 
-    def inflated(self, count: int, required: bool = True) -> NDArray[np.int64]:
-        size = self.number()
-        if size == 0 and not required:
+    def inflated(self, count: int | None, required: bool = True) -> NDArray[np.int64]:
+        """So many numbers; None: at most `_MOST_WAYS`."""
+        size, most = self.number(), _MOST_WAYS if count is None else count
+        if size == 0 and count is not None and not required:
             return np.zeros(count, np.int64)
         try:
             inflater = zlib.decompressobj()
-            raw = inflater.decompress(self.take(size), 4 * count + 1)
+            raw = inflater.decompress(self.take(size), 4 * most + 1)
         except zlib.error as error:
             raise BadGeometry(f"a table cannot be inflated: {error}") from error
-        if len(raw) != 4 * count or not inflater.eof or inflater.unused_data:
-            raise BadGeometry(f"a table of {len(raw)} bytes; {4 * count} expected")
+        wrong = len(raw) % 4 or len(raw) > 4 * most if count is None else len(raw) != 4 * count
+        if wrong or not inflater.eof or inflater.unused_data:
+            raise BadGeometry(f"a table of {len(raw)} bytes; {4 * most} expected")
         return np.frombuffer(raw, "<i4").astype(np.int64)

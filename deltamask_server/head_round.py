@@ -1,0 +1,57 @@
+"""The head round: every client measures its features once, and the head is made of what all sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from flwr.serverapp import Grid
+
+from common.messages import HEAD, Part, Update, pack_classes
+from common.models.heads import FittedHead, Head
+from deltamask_server.correspondence import Correspondence
+from deltamask_server.exchange import exchange
+
+__all__ = ["fit_head"]
+
+
+def fit_head(
+    kind: FittedHead,
+    shape: tuple[int, int],
+    clients: Mapping[int, int],
+    mail: Correspondence,
+    class_names: Sequence[str],
+    grid: Grid,
+    timeout: float,
+) -> Head:
+    """Ask clients for their statistics, and combine them.
+
+    Parameters
+    ----------
+    kind, shape
+        How the head comes about; classes and features.
+    clients
+        Client id to node id.
+    mail
+        Keeps the tally.
+    class_names
+        For clients with images of their own; may be empty.
+    grid, timeout
+        Where messages go, and how long to wait for answers, seconds.
+
+    Raises
+    ------
+    RoundError
+        If fewer replies than the quorum are usable.
+    """
+    messages = mail.address(clients, dict.fromkeys(clients, pack_classes(class_names)), HEAD, "head")
+    statistics: dict[int, tuple[bytes, int]] = {}
+    part = Part(kind.max_bytes(*shape))
+
+    def keep(client: int, update: Update) -> None:
+        kind.check(update.parts["statistics"], *shape, update.examples)
+        statistics[client] = update.parts["statistics"], update.examples
+
+    mail.collect(exchange(grid, messages, timeout, part.limit), {"statistics": part}, keep)
+    mail.require_quorum("the head round")
+    # In the order of client ids: a sum of floats depends on its order, and arrival is chance.
+    return kind.combine([statistics[client] for client in sorted(statistics)], *shape)
