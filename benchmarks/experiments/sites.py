@@ -40,6 +40,7 @@ SEEDS = (1, 2, 3)
 METHODS: dict[str, dict[str, Any]] = {
     "deltamask": {},
     "mean": {"local-masks": "mean"},
+    "relative": {"codec": "relative", "downlink": "relay", "relative-step": 0.7},
     "paper": PAPER,
 }
 
@@ -54,7 +55,7 @@ def plans() -> Iterator[Plan]:
     for seed in SEEDS:
         for split in SPLITS:
             for data in DATA:
-                for name in ("deltamask", "mean"):
+                for name in ("deltamask", "mean", "relative"):
                     yield _plan(data, split, name, seed, METHODS[name])
         for calibration in (1.0, 0.0):
             for rate in RATES:

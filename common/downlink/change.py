@@ -13,6 +13,7 @@ bytes  what
 ====== ============ ====================================================================================================
 4, 2   round; highest slot + 1, at most 1024
 s      which slots took part, a bit each, the lowest slot in the highest bit
+k      how remote each of them is, a byte each (`common.codecs.nearest`), by slot
 2      the rule's clip
 4, b   length of the deflated common changes (int32 by old value), 0 where they are all 0
 4, m   length of the deflated shares (int32 by slot that took part)
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 from common.aggregation.base import Change
 from common.aggregation.flips import moved
 from common.codecs.exact import Exact
-from common.codecs.nearest import Nearest
+from common.codecs.nearest import MOST_REMOTE, Nearest, remoteness
 from common.downlink.version import CHANGE, pack_step
 from common.entropy import decode_symbols, encode_symbols
 from common.errors import BadGeometry, ImplausibleDelta, TruncatedPayload
@@ -58,9 +59,8 @@ def pack_change(
     change: Change,
     seed: int,
     server_round: int,
-    slots: Sequence[int],
+    sizes: Mapping[int, int],
     segments: tuple[int, ...],
-    nearest: Nearest | None = None,
 ) -> bytes | None:
     """Theta after a round, for who holds the theta before it.
 
@@ -70,24 +70,24 @@ def pack_change(
         Theta after and before.
     change
         What `common.aggregation.flips.moved` made the one from the other with.
-    seed, server_round, slots
-        They name the streams of uniforms of the clients that took part.
+    seed, server_round
+        They name, with the slots, the streams of uniforms of the clients that took part.
+    sizes
+        Slot of each of them to the length of its payload.
     segments
         Layer sizes.
-    nearest
-        Of these streams, for who has followed them while folding; None: they are drawn here.
 
     Returns
     -------
     None where a client could not follow: slots above 1023, or more values than a code of this kind is for.
     """
-    listed = sorted(slots)
+    listed = sorted(sizes)
     if not listed or listed[-1] >= _MAX_SLOTS:
         return None
     theta, front = before.theta, _FRONT.pack(server_round, listed[-1] + 1)
     taking_part = np.isin(np.arange(listed[-1] + 1), listed)
-    if nearest is None:
-        nearest = Nearest.among(theta, _keys(seed, server_round, listed))
+    remote = remoteness([sizes[slot] for slot in listed])
+    nearest = Nearest(theta, _streams(seed, server_round, listed, remote))
     values, index = np.unique(theta, return_inverse=True)
     common = _common(change.values, index, len(values))
     rest = change.values - common[index]
@@ -105,6 +105,7 @@ def pack_change(
     body = [
         front,
         np.packbits(taking_part).tobytes(),
+        bytes(remote),
         _SHORT.pack(change.clip),
         _deflated(common) if common.any() else _LONG.pack(0),
         _deflated(shares),
@@ -124,8 +125,9 @@ def unpack_change(body: bytes, before: NDArray[np.uint16], seed: int, segments: 
         raise BadGeometry(f"{count} slots; 1 to {_MAX_SLOTS} can be")
     bits = np.unpackbits(np.frombuffer(reader.take(-(-count // 8)), np.uint8))
     listed = np.flatnonzero(bits[:count]).tolist()
+    remote = list(reader.take(len(listed)))
     (clip,) = _SHORT.unpack(reader.take(_SHORT.size))
-    if not listed or bits[count:].any() or not 0 < clip < ONE // 2:
+    if not listed or bits[count:].any() or max(remote) > MOST_REMOTE or not 0 < clip < ONE // 2:
         raise BadGeometry(f"{len(listed)} slots, theta clipped at {clip} / {ONE}")
     values, index = np.unique(before, return_inverse=True)
     common = reader.inflated(len(values), required=False)
@@ -133,7 +135,7 @@ def unpack_change(body: bytes, before: NDArray[np.uint16], seed: int, segments: 
     n, code = reader.number(), reader.take(reader.number())
     if n > len(before) // 2:
         raise BadGeometry(f"{n} changed positions of {len(before)}")
-    nearest = Nearest.among(before, _keys(seed, server_round, listed))
+    nearest = Nearest(before, _streams(seed, server_round, listed, remote))
     positions = np.flatnonzero(Exact().decode_flips(n, code, nearest.state(tuple(segments))))
     place = np.searchsorted(listed, nearest.slots[positions])
     moves = np.where(nearest.below[positions], -1, 1) * shares[place]
@@ -186,8 +188,8 @@ def _deflated(values: NDArray[np.int64]) -> bytes:
     return _LONG.pack(len(packed)) + packed
 
 
-def _keys(seed: int, server_round: int, slots: Sequence[int]) -> dict[int, int]:
-    return {slot: stream_key(seed, server_round, slot) for slot in slots}
+def _streams(seed: int, server_round: int, slots: Sequence[int], remote: Sequence[int]) -> dict[int, tuple[int, int]]:
+    return {slot: (stream_key(seed, server_round, slot), c) for slot, c in zip(slots, remote, strict=True)}
 
 
 class _Reader:

@@ -67,7 +67,7 @@ class GradientStepsSection(Section):
     )
     score_momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of these steps, within a round.")
     target_bpp: float = Field(
-        0.01,
+        0.009,
         ge=0,
         le=32,
         description="Budget of an update, in bits per parameter: the server corrects the step of the next round by "

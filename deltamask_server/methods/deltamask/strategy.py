@@ -20,7 +20,6 @@ from common.aggregation.config import AggregationSection
 from common.aggregation.flips import FlipsRule
 from common.codecs import CODECS, SharedState
 from common.codecs.config import CodecSection
-from common.codecs.nearest import MAX_SLOT, Nearest
 from common.codecs.shared_masks import SharedMasks
 from common.downlink import Relayed, pack_change, pack_exact, pack_relay
 from common.downlink.config import DownlinkSection
@@ -98,7 +97,6 @@ class DeltaMask(RoundStrategy):
         self._folded: Any = None
         self._relayed: dict[int, Relayed] = {}  # slot -> accepted payload of this round
         self._drawn: SharedMasks | None = None  # what the masks m_g of this round's clients say together, for `exact`
-        self._nearest: Nearest | None = None  # what their uniforms do, where theta is changed by flips
         self._frozen_head_rounds = frozen_head_rounds
         self._heads: dict[int, tuple[Head, int]] = {}  # slot -> head trained in this round, and its examples
 
@@ -150,9 +148,8 @@ class DeltaMask(RoundStrategy):
         # `_aggregate` is replaced at the end only: a round without quorum leaves it as it was.
         self._start = self._folded = self._rule.start(self.theta, self._aggregate, server_round)
         self._relayed, self._heads = {}, {}
-        exact, sums = self._form == "exact", self._rule.observes == "change"
-        self._nearest = Nearest(self.theta) if exact and sums else None
-        self._drawn = SharedMasks(self.theta) if exact and not sums else None
+        makes_anew = self._form == "exact" and self._rule.observes == "mask"
+        self._drawn = SharedMasks(self.theta) if makes_anew else None
 
     def accept(self, update: Update, server_round: int, slot: int) -> None:
         """Decode the client's mask and fold it, and keep its head where that is trained."""
@@ -163,11 +160,8 @@ class DeltaMask(RoundStrategy):
         shared = SharedState.of(self._version, self._seed, server_round, slot, self._segments)
         self._folded = fold_payload(self._rule, self._folded, payload, shared, update.examples)
         self._relayed[slot] = Relayed(payload, update.examples)
-        key = stream_key(self._seed, server_round, slot)
         if self._drawn is not None:  # while others still train
-            self._drawn.add(key)
-        if self._nearest is not None and slot <= MAX_SLOT:
-            self._nearest.add({slot: key})
+            self._drawn.add(stream_key(self._seed, server_round, slot))
         if head is not None:
             self._heads[slot] = head, update.examples
 
@@ -185,10 +179,10 @@ class DeltaMask(RoundStrategy):
             if self._form == "relay":
                 first = self._rule.pack_start(start, before.theta)
                 return pack_relay(after, before, self._rule, first, server_round, self._relayed)
-            slots = list(self._relayed)
             if change is None:
-                return pack_exact(after, before, self._seed, server_round, slots, self._drawn)
-            return pack_change(after, before, change, self._seed, server_round, slots, self._segments, self._nearest)
+                return pack_exact(after, before, self._seed, server_round, list(self._relayed), self._drawn)
+            sizes = {slot: len(sent.payload) for slot, sent in self._relayed.items()}
+            return pack_change(after, before, change, self._seed, server_round, sizes, self._segments)
 
         self._downlink.publish(version, step if self._form in ("exact", "relay") else None)
         self._version = version

@@ -15,7 +15,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from common.errors import DataError
 from deltamask_server.results_file import read_results
 
-__all__ = ["Clients", "HeadRound", "KeptPayload", "OwnImages", "Round", "Run", "Traffic", "parse_run", "read_run"]
+__all__ = [
+    "ClassFigures",
+    "Clients",
+    "HeadRound",
+    "Kept",
+    "KeptPayload",
+    "OwnImages",
+    "Round",
+    "Run",
+    "Traffic",
+    "parse_run",
+    "read_run",
+]
 
 
 def _finite(value: Any) -> Any:
@@ -67,6 +79,26 @@ class OwnImages(_Part):
     failed: dict[str, int] = Field(default_factory=dict)
 
 
+class ClassFigures(_Part):
+    """How well classes are told apart."""
+
+    balanced_accuracy: Figure = None
+    macro_f1: Figure = None
+    recall: list[Figure] = Field(default_factory=list)
+    confusion: list[list[int]] | None = None
+
+
+class Kept(_Part):
+    """The model that the run keeps; round 0 is the head alone."""
+
+    round: int
+    held_out_accuracy: Figure = None
+    held_out_head: Figure = None
+    held_out_last: Figure = None
+    accuracy: Figure = None
+    classes: ClassFigures | None = None
+
+
 class HeadRound(_Part):
     """The head's fit, before round 1."""
 
@@ -94,6 +126,7 @@ class Round(_Part):
     clients: Clients
     seconds: dict[str, float]
     digest: str = ""
+    classes: ClassFigures | None = None
     personal: OwnImages | None = None
     validation: OwnImages | None = None
     broken_images: dict[int, int] = Field(default_factory=dict)
@@ -137,6 +170,7 @@ class Results(_Part):
     head: HeadRound | None = Field(default=None, alias="linear_probe")
     rounds: list[Round]
     payload: KeptPayload | None = None
+    kept: Kept | None = None
 
 
 class Run(_Part):

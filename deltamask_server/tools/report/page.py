@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from xml.etree.ElementTree import Element
 
-from deltamask_server.console import head_name
+from deltamask_server.console import head_name, outcome
+from deltamask_server.tools.report.classes import class_tables
 from deltamask_server.tools.report.data import Run
 from deltamask_server.tools.report.elements import Child, element, table
 from deltamask_server.tools.report.figures import client_figures, round_seconds, totals
@@ -52,6 +53,7 @@ def page(run: Run) -> Element:
         if drawn
         else element("p", "No client has been asked yet.", class_="soft"),
         *_rounds(run),
+        *class_tables(run),
         *_clients(run),
         *settings(run),
         *commands(run),
@@ -76,6 +78,8 @@ def _heading(run: Run, title: str) -> Element:
         facts["Backbone"] = str(config.get("backbone", "?"))
     facts["Data"] = _data(run)
     facts["Head"] = head_name({"config": config})
+    if results.kept:
+        facts["Model kept"] = outcome({"status": results.status, "kept": results.kept.model_dump()})
     facts["Seed"] = str(config.get("seed", "?"))
     return element(
         "header",
@@ -144,6 +148,8 @@ def _accuracy_tile(run: Run) -> tuple[str, str, str, str]:
     form, name = next(iter(names.items()))
     found = ((entry.accuracy or {}).get(form) for entry in run.results.rounds)
     after = [accuracy for accuracy in found if accuracy is not None][-1]
+    if run.results.kept and run.results.kept.accuracy is not None:
+        after = run.results.kept.accuracy
     start = head_name({"config": run.results.config})
     note = f"{start} → {name}" if before is not None else name
     if before is not None and before < 1 and after > before:
@@ -209,13 +215,17 @@ def _rounds(run: Run) -> list[Element]:
     names = form_names(run)
     held_out = any(entry.validation for entry in results.rounds)
     personal = any(entry.personal for entry in results.rounds)
-    heads = ["round", "replies", *(f"{name}, %" for name in names.values())]
+    balanced = any(entry.classes for entry in results.rounds)
+    heads = ["round", "replies", *(f"{name}, %" for name in names.values()), *["balanced, %"] * balanced]
     heads += ["held out, %", "worst decile, %"] * held_out + ["own models, %"] * personal
     heads += ["loss", "up, bpp", "down, bpp", "up", "down", "time", "failed"]
     rows: list[list[Child]] = []
     for entry in results.rounds:
-        own = [entry.validation.mean, entry.validation.worst_decile] if entry.validation else [None, None]
-        accuracies = [(entry.accuracy or {}).get(form) for form in names] + own * held_out
+        own: list[float | None] = [None, None]
+        if entry.validation:
+            own = [entry.validation.mean, entry.validation.worst_decile]
+        accuracies = [(entry.accuracy or {}).get(form) for form in names]
+        accuracies += [entry.classes.balanced_accuracy if entry.classes else None] * balanced + own * held_out
         accuracies += [entry.personal.mean if entry.personal else None] * personal
         failures = [reasons(entry.clients.failed)]
         if entry.validation and entry.validation.failed:
