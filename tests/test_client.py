@@ -15,6 +15,7 @@ from common.config.node import NodeConfig
 from common.config.run import RunConfig
 from common.downlink import join_chain, pack_quantised, pack_same
 from common.messages import (
+    BALANCED,
     EVALUATE,
     HEAD,
     HELLO,
@@ -40,7 +41,7 @@ RECIPE = Recipe(epochs=1, batch_size=16, optimiser=adam(0.1))
 CONFIG = RunConfig(train_limit=200, local_epochs=1, head_epochs=20, masked_blocks=2)
 
 
-def context(tmp_path: Path, run: RunConfig = CONFIG, **node: int | str) -> Context:
+def context(tmp_path: Path, run: RunConfig = CONFIG, **node: float | str) -> Context:
     node_config = {"partition-id": 1, "num-partitions": 4, "cache-dir": str(tmp_path / "cache")} | node
     return Context(0, 0, node_config, RecordDict(), run.as_dict())
 
@@ -55,7 +56,12 @@ def trained_by(message: Message, head: bool = False) -> Update:
 
 
 def evaluated_by(message: Message) -> Update:
-    return unpack_update(message.content, {}, least_examples=0)
+    return unpack_update(message.content, {}, optional=BALANCED, least_examples=0)
+
+
+def order(server_round: int, slot: int = 0, **more: float) -> ConfigRecord:
+    """What a message says of the round; the step is that of the run config's default."""
+    return ConfigRecord({"round": server_round, "slot": slot, "step": 18.0, **more})
 
 
 def ask(kind: str, content: RecordDict | None = None) -> Message:
@@ -81,28 +87,50 @@ def test_hello_names_client_and_model(tmp_path: Path, backbone) -> None:
 
 def test_head_then_training_round(tmp_path: Path, backbone) -> None:
     update = statistics_of(app(ask(HEAD), context(tmp_path)))
-    assert update.examples == 50
+    assert update.examples == 45, "a tenth of 50 is held out"
     head = Head.from_bytes(update.parts["statistics"], 10, backbone.features)
 
     d = backbone.masks.d
     theta = np.full(d, quantise(0.95))
-    content = RecordDict(
-        {
-            "parts": model(theta, backbone, head),
-            "round": ConfigRecord({"round": 2, "slot": 5}),
-        }
-    )
-    first = trained_by(app(ask(TRAIN, content), context(tmp_path)))
-    shared = SharedState(theta, CONFIG.rounds.seed, 2, 5)
-    mask = get_codec("fuse8").decode(first.parts["payload"], shared)
+    # The head is made of this client's own images alone: there is little left to learn, and Adam moves all the same.
+    run = CONFIG.replace(score_optimiser="adam")
+    content = RecordDict({"parts": model(theta, backbone, head), "round": order(2, slot=5, step=0.1)})
+    first = trained_by(app(ask(TRAIN, content), context(tmp_path, run)))
+    shared = SharedState(theta, run.rounds.seed, 2, 5, backbone.masks.segments)
+    mask = get_codec("exact").decode(first.parts["payload"], shared)
     flipped = (mask != shared.mask()).mean()
     assert 0 < flipped < 0.2
     assert 8 * len(first.parts["payload"]) / d < 0.5
 
     # A new process, or a simulation worker that served others in between, sends the same bytes.
-    app(ask(TRAIN, content), context(tmp_path, **{"partition-id": 0}))
-    again = trained_by(app(ask(TRAIN, content), context(tmp_path)))
+    app(ask(TRAIN, content), context(tmp_path, run, **{"partition-id": 0}))
+    again = trained_by(app(ask(TRAIN, content), context(tmp_path, run)))
     assert again.parts["payload"] == first.parts["payload"]
+
+
+@pytest.mark.parametrize("step", [None, 1, 0.0, -1.0, float("nan"), 1e13, "18"])
+def test_a_training_message_without_a_step_is_refused(tmp_path: Path, backbone, step: object) -> None:
+    head = Head(np.ones((10, 128), np.float32), np.zeros(10, np.float32))
+    record = ConfigRecord({"round": 1, "slot": 0} | ({} if step is None else {"step": step}))
+    content = RecordDict({"parts": model(np.full(backbone.masks.d, quantise(0.95)), backbone, head), "round": record})
+    assert app(ask(TRAIN, content), context(tmp_path)).error.reason.startswith("WrongFormat")
+
+
+def test_the_servers_step_and_the_budget_of_the_clients_link_decide_how_far_it_goes(tmp_path: Path, backbone) -> None:
+    run, theta = CONFIG.replace(target_bpp=0.01), np.full(backbone.masks.d, quantise(0.95))
+    weight = np.random.default_rng(0).standard_normal((10, 128)).astype(np.float32) / 11
+    arrays = model(theta, backbone, Head(weight, np.zeros(10, np.float32)))
+
+    def flips(step: float, **node: float) -> int:
+        content = RecordDict({"parts": arrays, "round": order(1, step=step)})
+        reply = trained_by(app(ask(TRAIN, content), context(tmp_path, run, **node)))
+        shared = SharedState(theta, run.rounds.seed, 1, 0, backbone.masks.segments)
+        return int((get_codec("exact").decode(reply.parts["payload"], shared) != shared.mask()).sum())
+
+    whole = flips(18.0)
+    assert 0 < flips(9.0) < whole < flips(36.0)
+    assert flips(18.0, **{"target-bpp": 0.005}) == flips(9.0), "half the run's budget: half the step"
+    assert flips(18.0, **{"target-bpp": 0.02}) == whole, "a better link is no reason to go further"
 
 
 def test_an_evaluation_scores_the_held_out_images_and_keeps_theta(tmp_path: Path, backbone) -> None:
@@ -113,15 +141,32 @@ def test_an_evaluation_scores_the_held_out_images_and_keeps_theta(tmp_path: Path
     head = Head.from_bytes(update.parts["statistics"], 10, backbone.features)
     content = pack_classes(tuple("0123456789"))
     content["parts"] = model(theta, backbone, head)
+    content["round"] = order(1)
     first = evaluated_by(app(ask(EVALUATE, content), context(tmp_path, run)))
     assert first.metrics["examples"] == 10
     assert first.metrics["accuracy"] > 0.5
+    assert all(0.5 < first.metrics[name] <= 1 for name in BALANCED)
     assert first.holds == theta_digest(theta)
     # Who holds theta is sent its digest alone, without head or class list.
-    same = RecordDict({"parts": pack_model({"theta": join_chain([pack_same(Version(theta))])})})
+    parts = pack_model({"theta": join_chain([pack_same(Version(theta))])})
+    same = RecordDict({"parts": parts, "round": order(2)})
     again = evaluated_by(app(ask(EVALUATE, same), context(tmp_path, run)))
     assert again.metrics["accuracy"] == first.metrics["accuracy"]
     assert again.metrics["loss"] == first.metrics["loss"]
+
+
+def test_before_the_first_round_an_evaluation_asks_about_the_head_alone(tmp_path: Path, backbone) -> None:
+    run = CONFIG.replace(validation_fraction=0.2)
+    update = statistics_of(app(ask(HEAD), context(tmp_path, run)))
+    head = Head.from_bytes(update.parts["statistics"], 10, backbone.features)
+
+    def loss(theta: float, server_round: int) -> float:
+        arrays = model(np.full(backbone.masks.d, quantise(theta)), backbone, head)
+        content = RecordDict({"parts": arrays, "round": order(server_round)})
+        return evaluated_by(app(ask(EVALUATE, content), context(tmp_path, run))).metrics["loss"]
+
+    assert loss(0.6, 0) == loss(0.95, 0) == pytest.approx(loss(1 - 2**-16, 1), rel=1e-3)
+    assert loss(0.6, 1) != loss(0.95, 1) != loss(0.95, 0)
 
 
 def test_a_class_list_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -150,7 +195,7 @@ def test_the_head_is_measured_as_the_run_says_and_trained_in_its_last_rounds(
     arrays = model(theta, backbone, head)
 
     def train(server_round: int) -> bytes | None:
-        content = RecordDict({"parts": arrays, "round": ConfigRecord({"round": server_round, "slot": 0})})
+        content = RecordDict({"parts": arrays, "round": order(server_round)})
         reply = app(ask(TRAIN, content), context(tmp_path, run))
         return trained_by(reply, head=server_round == 3).parts.get("head")
 
@@ -201,6 +246,25 @@ def test_training_lowers_the_loss_and_touches_scores_only(tmp_path: Path, backbo
     assert all(torch.equal(now[name], value) for name, value in frozen.items())
 
 
+def test_mean_masks_train_without_chance_and_a_penalty_holds_theta_back(backbone) -> None:
+    rng = np.random.default_rng(0)
+    activations = Activations(backbone, rng.integers(0, 256, (16, 8, 8), dtype=np.uint8), keep="memory")
+    labels = rng.integers(0, 3, 16)
+    head = Head(rng.standard_normal((3, 128)).astype(np.float32) / 11, np.zeros(3, np.float32))
+    theta = np.full(backbone.masks.d, quantise(0.95))
+    recipe = replace(RECIPE, epochs=3, optimiser=sgd(100.0, momentum=0.0))  # all images are one batch
+
+    def train(seed: int = 1, **options: float) -> np.ndarray:
+        result = train_masks(backbone, head, activations, labels, theta, recipe, seed=seed, **options)
+        return result.theta - theta / 65_536
+
+    means, samples = ([train(seed, sampled=sampled) for seed in (1, 2)] for sampled in (False, True))
+    np.testing.assert_allclose(*means, atol=1e-5)
+    assert np.abs(samples[0] - samples[1]).max() > 1e-3
+    moved = [np.abs(train(sampled=False, penalty=penalty)).mean() for penalty in (0.0, 1.0, 2.0)]
+    assert moved[0] > 1.02 * moved[1] > 1.02 * moved[2] > 0
+
+
 def test_sgd_and_bfloat16_train_too(backbone) -> None:
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (64, 8, 8), dtype=np.uint8), rng.integers(0, 3, 64)
@@ -221,7 +285,7 @@ def test_a_node_has_its_own_batch_size_precision_and_place_for_activations(tmp_p
         weight = np.random.default_rng(0).standard_normal((10, 128)).astype(np.float32) / 11
         head = Head(weight, np.zeros(10, np.float32))
         arrays = model(np.full(backbone.masks.d, quantise(0.95)), backbone, head)
-        content = RecordDict({"parts": arrays, "round": ConfigRecord({"round": 1, "slot": 0})})
+        content = RecordDict({"parts": arrays, "round": order(1)})
         return trained_by(app(ask(TRAIN, content), context(tmp_path, **node))).parts["payload"]
 
     assert trained() == trained(activations="memory"), "where activations are kept changes nothing"

@@ -148,7 +148,7 @@ def test_training_moves_every_parameter_and_leaves_the_backbone_as_it_was() -> N
     evaluator, accuracies = Evaluator(backbone, activations, labels, 16), []
     for values, its_head in ((five.tail, five.head), (frozen, head)):
         with tail.borrowed(values):
-            accuracies.append(evaluator.accuracy(its_head))
+            accuracies.append(evaluator.score(its_head).accuracy)
     assert accuracies[0] > accuracies[1]
     assert torch.equal(torch.from_numpy(tail.read()), torch.from_numpy(frozen))
 

@@ -10,7 +10,7 @@ import pytest
 
 from common.aggregation import RULES, fold_payload
 from common.aggregation.base import Change
-from common.aggregation.flips import FlipsRule
+from common.aggregation.flips import FlipsRule, power_of_two
 from common.codecs import CODECS, SharedState, get_codec
 from common.config.run import RunConfig
 from common.downlink import Relayed, apply_chain, join_chain, pack_change, pack_relay
@@ -102,16 +102,25 @@ def test_a_damaged_step_is_refused() -> None:
 
 def test_clients_count_by_their_examples_or_once() -> None:
     payloads = {}
-    for slot, examples in ((0, 300), (1, 100)):
+    for slot, examples in ((0, 300), (1, 100)):  # 256 and 128: shares of two thirds, and one
         local = np.full(D, 0.99 if slot else 0.01, np.float32)
         shared = SharedState(THETA, SEED, 1, slot, SEGMENTS)
         payloads[slot] = get_codec("exact").encode(local, shared), examples
     by_examples, change = next_theta(RULE, THETA, payloads)
     once, _ = next_theta(replace(RULE, weighs=False), THETA, payloads)
-    assert set(np.unique(np.abs(change.values))) <= {0, ONE // 4, ONE // 2, 3 * ONE // 4}
+    assert set(np.unique(np.abs(change.values))) <= {0, round(ONE / 3), round(2 * ONE / 3)}
     assert by_examples.mean() < once.mean()
     assert by_examples.min() >= RULE.clip
     assert by_examples.max() <= ONE - RULE.clip
+
+
+@pytest.mark.parametrize(
+    ("examples", "weight"),
+    [(1, 1), (2, 2), (3, 4), (5, 4), (6, 8), (11, 8), (12, 16), (181, 128), (182, 256), (10**9, 2**24)],
+)
+def test_examples_count_as_the_nearest_power_of_two_up_to_a_limit(examples: int, weight: int) -> None:
+    assert power_of_two(min(examples, 2**24)) == weight
+    assert RULE.fold(RULE.start(THETA, None, 1), np.zeros(D, np.int32), examples).total == weight
 
 
 def test_theta_is_clipped_only_where_it_changes() -> None:
@@ -133,7 +142,8 @@ def test_the_change_downlink_gives_the_same_theta_and_costs_less_than_the_uplink
             payloads[slot] = get_codec(codec).encode(local, shared), 50 * slot + 11
         theta, change = next_theta(rule, version.theta, payloads, server_round)
         after = Version(theta)
-        step = pack_change(after, version, change, SEED, server_round, list(payloads), SEGMENTS)
+        sizes = {slot: len(payload) for slot, (payload, _) in payloads.items()}
+        step = pack_change(after, version, change, SEED, server_round, sizes, SEGMENTS)
         assert step is not None
         relayed = {slot: Relayed(*sent) for slot, sent in payloads.items()}
         relay = pack_relay(after, version, rule, rule.pack_start(None, theta), server_round, relayed)
@@ -143,23 +153,39 @@ def test_the_change_downlink_gives_the_same_theta_and_costs_less_than_the_uplink
         version = held = after
 
 
+@pytest.mark.parametrize("codec", DELTAS)
+@pytest.mark.parametrize("theta", [0.05, 0.95])
+def test_a_position_that_all_clients_flip_travels_too(codec: str, theta: float) -> None:
+    before, payloads = Version(np.full(D, quantise(theta))), {}
+    for slot in (0, 1):
+        local = local_step(before.theta, seed=slot, size=3.0, moved=0.5)
+        shared = SharedState(before.theta, SEED, 1, slot, SEGMENTS)
+        payloads[slot] = get_codec(codec).encode(local, shared), 10
+    after, change = next_theta(RULE, before.theta, payloads)
+    assert np.abs(change.values).max() >= ONE - 300
+    sizes = {slot: len(payload) for slot, (payload, _) in payloads.items()}
+    step = pack_change(Version(after), before, change, SEED, 1, sizes, SEGMENTS)
+    assert step is not None
+    assert np.array_equal(apply_chain(join_chain([step]), before, D, SEED, SEGMENTS).theta, after)
+
+
 def test_a_round_that_changes_nothing_or_everything() -> None:
     before = Version(THETA)
     shared = SharedState(THETA, SEED, 1, 0, SEGMENTS)
     nothing = get_codec("exact").encode(probabilities(THETA), shared), 5
     theta, change = next_theta(RULE, THETA, {0: nothing})
-    step = pack_change(Version(theta), before, change, SEED, 1, [0], SEGMENTS)
+    step = pack_change(Version(theta), before, change, SEED, 1, {0: 99}, SEGMENTS)
     assert step is not None
     assert len(step) < 120
     noise = Change(np.random.default_rng(1).integers(-9, 9, D).astype(np.int32), RULE.clip)
-    assert pack_change(Version(theta), before, noise, SEED, 1, [0], SEGMENTS) is None
+    assert pack_change(Version(theta), before, noise, SEED, 1, {0: 99}, SEGMENTS) is None
 
 
 def test_damaged_changes_are_refused() -> None:
     shared = SharedState(THETA, SEED, 1, 2, SEGMENTS)
     payload = get_codec("exact").encode(local_step(THETA, seed=1), shared), 5
     theta, change = next_theta(RULE, THETA, {2: payload})
-    step = pack_change(Version(theta), Version(THETA), change, SEED, 1, [2], SEGMENTS)
+    step = pack_change(Version(theta), Version(THETA), change, SEED, 1, {2: 99}, SEGMENTS)
     assert step is not None
     chain = join_chain([step])
     rng = np.random.default_rng(1)

@@ -12,6 +12,7 @@ from common.config.node import parse_node_config
 from common.config.run import RunConfig
 from common.errors import WrongModel
 from common.messages import (
+    BALANCED,
     EVALUATE,
     HELLO,
     TRAIN,
@@ -36,7 +37,7 @@ from deltamask_client.app import app
 from deltamask_client.epochs import Recipe
 from deltamask_client.methods.fedavg.training import train_weights
 from deltamask_client.methods.lotteryfl.pruning import prune
-from deltamask_client.objective import adam, sgd
+from deltamask_client.objective import adam, optimiser_of, sgd
 from deltamask_client.site import load_site, recipe_of
 
 TAIL = np.linspace(-1, 1, 50, dtype=np.float32)
@@ -50,6 +51,7 @@ RUN = RunConfig(
     train_limit=120,
     local_epochs=1,
     masked_blocks=1,
+    validation_fraction=0.0,
     weight_learning_rate=0.001,
     lottery_accuracy=0.0,
     lottery_step=0.3,
@@ -92,6 +94,11 @@ def update_of(reply: Message) -> Update:
     return unpack_update(reply.content, {"payload": Part(10**7)})
 
 
+def evaluated_by(reply: Message) -> Update:
+    assert not reply.has_error(), reply.error
+    return unpack_update(reply.content, {}, optional=BALANCED, least_examples=0)
+
+
 def expected(tmp_path: Path, backbone, start: np.ndarray, kept: np.ndarray, server_round: int) -> np.ndarray:
     """What training from ``start`` gives, under the mask."""
     config = parse_node_config(node_values(tmp_path))
@@ -103,7 +110,7 @@ def expected(tmp_path: Path, backbone, start: np.ndarray, kept: np.ndarray, serv
         site.activations,
         site.labels,
         tail,
-        recipe_of(RUN, config, RUN[WeightTrainingSection].weight_learning_rate),
+        recipe_of(RUN, config, optimiser_of(RUN, RUN[WeightTrainingSection].weight_learning_rate)),
         seed=stream_seed(RUN.rounds.seed, server_round, 1, "train"),
         kept=kept,
     )
@@ -191,18 +198,14 @@ def test_a_client_that_is_not_good_enough_prunes_nothing(tmp_path: Path, backbon
     frozen = TailWeights(backbone).read()
     run = RUN.replace(lottery_accuracy=0.9, validation_fraction=0.2)
     message = training(pack_everything(frozen, first, BASE), now, 1)
-    before = unpack_update(ask(tmp_path, message, EVALUATE, run).content, {}, least_examples=0)
+    before = evaluated_by(ask(tmp_path, message, EVALUATE, run))
     assert before.holds is None, "a question gives nobody a mask"
     assert before.examples == 6
     assert before.metrics["accuracy"] < 0.9
     update = update_of(ask(tmp_path, message, run=run))
     kept, _ = unpack_ticket(update.parts["payload"], len(frozen) + 1290, 1, 0, BASE)
     assert kept.all()
-    assert (
-        unpack_update(ask(tmp_path, message, EVALUATE, run).content, {}, least_examples=0).holds
-        == update.holds
-        == mask_digest(kept)
-    )
+    assert evaluated_by(ask(tmp_path, message, EVALUATE, run)).holds == update.holds == mask_digest(kept)
 
 
 def test_a_client_that_lost_its_mask_says_so_and_starts_from_all_weights(

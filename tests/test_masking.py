@@ -107,6 +107,30 @@ def test_gradients_are_bit_for_bit_those_of_plain_autograd_and_each_mask_is_draw
         assert torch.equal(parameter.grad, products[name].grad * weights[name] * slopes[name]), name
 
 
+def test_mean_masks_multiply_with_probabilities_and_have_the_gradient_of_plain_autograd() -> None:
+    torch.manual_seed(0)
+    plain = Small().eval()
+    model, masks = small()
+    flat, x = torch.randn(masks.d), torch.randn(4, 3, 6, 6)
+    masks.load_scores(flat, sampled=False)
+    loss = model(x).square().sum()
+    loss.backward()
+
+    weights = dict(plain.named_parameters())
+    scores = {
+        name: part.view_as(weights[name]).clone().requires_grad_()
+        for name, part in zip(TENSORS, torch.split(flat, list(masks.segments)), strict=True)
+    }
+    products = {name: torch.sigmoid(score) * weights[name].detach() for name, score in scores.items()}
+    expected = torch.func.functional_call(plain, weights | products, x).square().sum()
+    expected.backward()
+    assert torch.equal(loss, expected)
+    for name, parameter in zip(TENSORS, masks.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, scores[name].grad)
+    masks.load_scores(flat)
+    assert not torch.equal(model(x).square().sum(), loss), "a sample again, unless it is asked otherwise"
+
+
 @pytest.mark.parametrize("lean", [True, False])
 def test_no_masked_weight_outlives_its_layer(monkeypatch, lean: bool) -> None:
     products = []

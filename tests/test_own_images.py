@@ -69,6 +69,14 @@ def test_three_sites_with_folders_of_their_own(
         assert validation["mean"] == pytest.approx(np.mean(accuracies))
         assert validation["worst_decile"] == min(accuracies)
         assert validation["failed"] == {}
+    head, kept = results["linear_probe"]["validation"], results["kept"]
+    assert {name: site["examples"] for name, site in head["clients"].items()} == {"0": 4, "1": 4}
+    pooled = [head["pooled"], *(entry["validation"]["pooled"] for entry in results["rounds"])]
+    assert (kept["held_out_head"], kept["held_out_last"]) == (pooled[0], pooled[-1])
+    assert kept["held_out_accuracy"] == max(pooled) == pooled[kept["round"]]
+    tested = [results["linear_probe"]["classes"], *(entry["classes"] for entry in results["rounds"])]
+    assert kept["classes"]["recall"] == tested[kept["round"]]["recall"]
+    assert np.sum(kept["classes"]["confusion"], axis=1).tolist() == [4, 4, 4]
     assert "1 of 17 images cannot be read and are left out: fern/cut.jpg" in caplog.text
     assert "Clients     accuracy on their held-out images: mean" in printed
     assert "Data        1 images of 1 clients could not be read" in printed
@@ -89,7 +97,7 @@ def test_what_is_held_out_is_not_trained_on_and_stays_the_same(sites: Path) -> N
     assert np.array_equal(site_images(run, node, CLASSES, 28).validation[0], held)
     other = site_images(run.replace(seed=2), node, CLASSES, 28)
     assert not np.array_equal(other.validation[0], held)
-    everything = site_images(RunConfig(), node, CLASSES, 28)
+    everything = site_images(RunConfig(validation_fraction=0.0), node, CLASSES, 28)
     assert len(everything.training[0]) == 16
     assert len(everything.validation[0]) == 0
 
@@ -100,7 +108,7 @@ def test_data_of_a_node_is_its_part_whole_and_the_rest_is_divided(tmp_path: Path
 
     def count(**node: str | int) -> int:
         config = parse_node_config({"partition-id": 0, "num-partitions": 3, "cache-dir": str(tmp_path), **node})
-        return len(site_images(RunConfig(train_limit=30), config, digits, 28).training[0])
+        return len(site_images(RunConfig(train_limit=30, validation_fraction=0.0), config, digits, 28).training[0])
 
     assert count() == 10
     assert count(data=f"npz:{tmp_path}/own.npz") == 7

@@ -18,6 +18,7 @@ from common.errors import WrongFormat
 from common.messages import (
     HEAD,
     HELLO,
+    PERSONAL,
     TRAIN,
     Part,
     Update,
@@ -37,6 +38,7 @@ from common.theta import Version, quantise
 from common.uniforms import stream_seed
 from deltamask_client.app import app
 from deltamask_client.methods.deltamask.training import train_masks
+from deltamask_client.objective import Objective, adam, calibrated
 from deltamask_client.site import load_site, recipe_of
 from deltamask_server.console import header, round_line, summary
 from deltamask_server.run_folder import RunFolder
@@ -46,7 +48,7 @@ from tests.e2e.in_process import run_in_process
 from tests.federation import METRICS, Change, node, run_rounds, strategy
 from tests.grid import MemoryGrid
 from tests.images import write_folder
-from tests.test_run_folder import report
+from tests.test_run_folder import report, scored
 
 RUN = RunConfig(
     personal_test=True,
@@ -59,6 +61,7 @@ RUN = RunConfig(
     num_server_rounds=5,
     eval_every=2,
 )
+MASKS = RUN.replace(score_optimiser="adam")
 FEDAVG = RUN.replace(method="fedavg", weight_learning_rate=0.001)
 
 
@@ -86,11 +89,11 @@ def train(tmp_path: Path, run: RunConfig, model: bytes, head: Head, server_round
     content = pack_classes(tuple("0123456789"))
     name = "theta" if run.method.name == "deltamask" else "weights"
     content["parts"] = pack_model({name: model, "head": head.to_bytes()})
-    content["round"] = ConfigRecord({"round": server_round, "slot": 0})
+    content["round"] = ConfigRecord({"round": server_round, "slot": 0, "step": 0.1})
     message = Message(content, dst_node_id=1, message_type=TRAIN)
     message.metadata.__dict__["_message_id"] = "m"
     context = Context(0, 0, node_values(tmp_path, **values), RecordDict(), run.as_dict())
-    return unpack_update(app(message, context).content, {"payload": Part(10**7)}, with_personal=True)
+    return unpack_update(app(message, context).content, {"payload": Part(10**7)}, optional=PERSONAL)
 
 
 def own_test_images(run: RunConfig, backbone, own: set[int]) -> tuple[Activations, np.ndarray]:
@@ -129,18 +132,18 @@ def test_fedavg_clients_test_the_weights_they_send(tmp_path: Path, backbone, hea
 
 def test_deltamask_clients_test_the_weights_times_their_theta(tmp_path: Path, backbone, head: Head) -> None:
     theta = np.full(backbone.masks.d, quantise(0.95))
-    update = train(tmp_path, RUN, join_chain([pack_quantised(Version(theta), backbone.masks.segments)]), head)
-    site, config = site_of(tmp_path, RUN)
+    update = train(tmp_path, MASKS, join_chain([pack_quantised(Version(theta), backbone.masks.segments)]), head)
+    site, config = site_of(tmp_path, MASKS)
     result = train_masks(
         backbone,
         head,
         site.activations,
         site.labels,
         theta,
-        recipe_of(RUN, config, 0.1),
-        seed=stream_seed(RUN.rounds.seed, 2, 1, "train"),
+        recipe_of(MASKS, config, adam(0.1), Objective(calibrated(site.labels, 10))),
+        seed=stream_seed(MASKS.rounds.seed, 2, 1, "train"),
     )
-    activations, labels = own_test_images(RUN, backbone, set(site.labels.tolist()))
+    activations, labels = own_test_images(MASKS, backbone, set(site.labels.tolist()))
     backbone.masks.set_multiplier(torch.from_numpy(result.theta))
     assert update.metrics["personal"] == loss_and_accuracy(backbone.tail, head, activations, labels, 250)[1] > 0.5
     backbone.masks.unmask()
@@ -261,13 +264,13 @@ def test_figures_are_those_of_validation() -> None:
 def test_a_person_reads_the_mean(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, 1, RunConfig(personal_test=True).as_dict())
     folder.set_model("letters-vit", b"12345678", (80,))
-    folder.set_linear_probe(0.5, Tally((0, 2), {0: 32, 2: 32}), 1.0)
+    folder.set_linear_probe(scored(0.5), Tally((0, 2), {0: 32, 2: 32}), 1.0)
     with_figures = report(1)
     for client, accuracy in ((0, 0.5), (2, 0.625)):
         with_figures.tally.metrics[client] = METRICS | {"personal": accuracy, "tested": 8}
     lines = [round_line(folder.add_round(entry), personal=True) for entry in (with_figures, report(2))]
-    assert header(personal=True).split()[:6] == ["round", "mean", "sample", "thresh", "personal", "up"]
-    assert [line.split()[4] for line in lines] == ["0.5625", "-"]
+    assert header(personal=True).split()[:7] == ["round", "mean", "sample", "thresh", "balanced", "personal", "up"]
+    assert [line.split()[5] for line in lines] == ["0.5625", "-"]
     assert "personal" not in header()
     assert len(round_line(folder.results["rounds"][0]).split()) == len(lines[0].split()) - 1
     assert "test images: mean 0.5625, worst decile 0.5000" in summary(folder.results, folder.path)

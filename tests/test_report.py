@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from common.config.run import RunConfig
 from common.errors import DataError
+from deltamask_server.console import outcome
 from deltamask_server.results_file import read_results
 from deltamask_server.rounds import RoundReport
 from deltamask_server.run_folder import RunFolder
@@ -28,13 +29,13 @@ from deltamask_server.tools.cli import app
 from deltamask_server.tools.report import parse_run, read_run, write_report
 from deltamask_server.tools.report.wording import amount
 from tests.e2e.in_process import run_in_process
-from tests.test_run_folder import report
+from tests.test_run_folder import report, scored
 
 HOSTILE = "</style><script>alert(1)</script>\"'&<img src=http://example.org/x>"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 CONFIG = {
     "masked-blocks": 1, "train-limit": 200, "test-limit": 60, "local-epochs": 1, "num-server-rounds": 2,
-    "head-epochs": 20, "validation-fraction": 0.2,
+    "head-epochs": 20, "validation-fraction": 0.2, "codec": "fuse8", "score-optimiser": "adam",
 }  # fmt: skip
 NODES = [{"partition-id": number, "num-partitions": 2} for number in range(2)]
 
@@ -115,7 +116,7 @@ def folder(tmp_path: Path) -> RunFolder:
     made = RunFolder(tmp_path / "runs", 42, RunConfig(num_server_rounds=3).as_dict())
     made.set_model("letters-vit", b"12345678", (50, 30))
     made.set_data(("a", "b"), 100, 3)
-    made.set_linear_probe(0.5, Tally((0, 2), {0: 32, 2: 32}), 1.0)
+    made.set_linear_probe(scored(0.5), Tally((0, 2), {0: 32, 2: 32}), 1.0)
     made.add_round(report(1))
     return made
 
@@ -150,11 +151,24 @@ def test_its_numbers_are_those_of_the_results(real: Path) -> None:
         total += sum(sum(entry[way]["payload_bytes"].values()) for way in ("uplink", "downlink"))
     assert page.column("Accuracy by traffic", "MB")[-1] == f"{total / 1e6:,.3f}"
     assert amount(total) in page.text
-    before, after = head["accuracy"], rounds[-1]["accuracy"]["mean"]
+    assert page.column("Rounds", "balanced, %") == [
+        f"{100 * entry['classes']['balanced_accuracy']:.2f}" for entry in rounds
+    ]
+    before, after = head["accuracy"], results["kept"]["accuracy"]
     assert f"{100 * before:.1f} \N{RIGHTWARDS ARROW} {100 * after:.1f}" in page.text
     waited = [entry["seconds"]["train"] - entry["seconds"]["aggregate"] for entry in rounds]
     found = page.column("Time by phase", "wait for clients, s")[1:]
     assert [float(cell) for cell in found] == pytest.approx(waited, abs=0.002)
+
+
+def test_classes_are_those_of_the_model_that_is_kept(real: Path) -> None:
+    results, page = json.loads((real / "results.json").read_text()), page_of(real)
+    figures = results["kept"]["classes"]
+    assert page.column("Classes", "class") == list("0123456789")
+    assert page.column("Classes", "recall, %") == [f"{100 * recall:.2f}" for recall in figures["recall"]]
+    taken = [[cell.replace("·", "0") for cell in page.column("Classes", str(number))] for number in range(10)]
+    assert np.array_equal(np.array(taken, int).T, figures["confusion"])
+    assert outcome(results) in page.text
 
 
 def test_the_image_is_the_one_that_travelled(real: Path, tmp_path: Path) -> None:
@@ -198,7 +212,7 @@ def test_names_are_texts_and_never_markup(tmp_path: Path) -> None:
     made = RunFolder(tmp_path / "runs", 1, config)
     made.set_model(HOSTILE, b"12345678", (80,))
     made.set_data((HOSTILE, "\ud800"), 1, 0)
-    made.set_linear_probe(0.5, Tally((0,), {0: 32}), 1.0)
+    made.set_linear_probe(scored(0.5), Tally((0,), {0: 32}), 1.0)
     tally = Tally((0,))
     tally.drop(0, HOSTILE)
     made.add_round(RoundReport(1, tally, {0: 1}, b"12345678", MetricRecord({HOSTILE: 0.5}), {"train": 1.0}))
@@ -215,7 +229,7 @@ def test_a_run_of_which_no_round_has_finished(tmp_path: Path, head: bool) -> Non
     made = RunFolder(tmp_path / "runs", 1, RunConfig().as_dict())
     if head:
         made.set_model("letters-vit", b"12345678", (80,))
-        made.set_linear_probe(0.5, Tally((0, 1), {0: 32, 1: 40}), 1.0)
+        made.set_linear_probe(scored(0.5), Tally((0, 1), {0: 32, 1: 40}), 1.0)
     page = page_of(made.path)
     assert "running, 0 of 10 rounds" in page.text
     assert "no round has been tested yet" in page.text
@@ -236,7 +250,7 @@ def test_rounds_that_were_not_tested_leave_gaps(folder: RunFolder) -> None:
 def test_methods_with_one_form_of_their_model(tmp_path: Path, method: str) -> None:
     made = RunFolder(tmp_path / "runs", 1, RunConfig(method=method, head="random").as_dict())
     made.set_model("lenet", b"12345678", (80,), 40 if method == "hidenseek" else None)
-    made.set_linear_probe(0.1, Tally(()), 0.0)
+    made.set_linear_probe(scored(0.5), Tally(()), 0.0)
     whole = replace(report(1), evaluation=MetricRecord({"mean": 0.75}), payload=(2, bytes(range(100))))
     made.add_round(whole)
     page = page_of(made.path)

@@ -13,9 +13,11 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from common.config.run import RunConfig
+from common.models.accuracy import Scored
 from common.models.heads import Head
 from common.theta import theta_digest
-from deltamask_server.console import round_line, summary
+from deltamask_server.console import outcome, round_line, summary
+from deltamask_server.kept import Keeper
 from deltamask_server.results_file import read_results
 from deltamask_server.rounds import RoundReport
 from deltamask_server.run_folder import RunFolder
@@ -37,26 +39,38 @@ def report(number: int, mean: float | None = 0.6) -> RoundReport:
     )
 
 
+def scored(accuracy: float) -> Scored:
+    """A network's answers to 100 images, three in four of them of the first class, of which all wrong ones are."""
+    wrong = round(100 * (1 - accuracy))
+    return Scored(0.5, accuracy, np.array([[75 - wrong, wrong], [0, 25]]))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "runs", 42, RunConfig(num_server_rounds=2).as_dict())
     folder.set_model("letters-vit", b"12345678", (50, 30))
-    folder.set_linear_probe(0.5, Tally((0, 2), {0: 32, 2: 32}), 1.0)
+    folder.set_linear_probe(scored(0.5), Tally((0, 2), {0: 32, 2: 32}), 1.0)
     return folder
 
 
 def test_results_follow_the_contract(folder: RunFolder) -> None:
-    folder.add_round(report(1))
+    folder.add_round(report(1), scored(0.6))
     assert json.loads((folder.path / "results.json").read_text())["rounds"] == [], "they come when the run ends"
     results = read_results(folder.path)
     assert results["status"] == "running"
     assert results["model"]["name"] == "letters-vit"
     assert results["model"]["masked_parameters"] == 80
     assert results["linear_probe"]["accuracy"] == 0.5
+    assert results["linear_probe"]["classes"] == {
+        "balanced_accuracy": pytest.approx(2 / 3),
+        "macro_f1": pytest.approx(0.5),
+        "recall": [pytest.approx(1 / 3), 1.0],
+    }
     assert "torch" in results["versions"]
     (entry,) = results["rounds"]
     assert entry["round"] == 1
     assert entry["accuracy"] == {"mean": 0.6, "sample": 0.5, "threshold": 0.55}
+    assert entry["classes"]["recall"] == [pytest.approx(35 / 75), 1.0]
     assert entry["uplink"]["payload_bytes"] == {"0": 10, "2": 30}
     assert entry["uplink"]["bpp"] == 8 * 20 / 80  # mean over clients
     assert entry["downlink"] == {"payload_bytes": {"0": 160, "1": 160, "2": 160}, "bpp": 16.0}
@@ -110,7 +124,8 @@ def test_a_round_without_evaluation_is_shown_and_summed_up_by_the_last_that_has_
     folder.add_round(report(1, 0.75))
     entry = folder.add_round(report(2, None))
     assert entry["accuracy"] is None
-    assert round_line(entry).split()[:4] == ["2", "-", "-", "-"]
+    assert entry["classes"] is None
+    assert round_line(entry).split()[:5] == ["2", "-", "-", "-", "-"]
     assert "mean mask 0.7500" in summary(folder.results, folder.path)
 
 
@@ -119,6 +134,80 @@ def test_a_method_with_one_form_of_its_model_is_summed_up_by_it(folder: RunFolde
     entry = folder.add_round(replace(report(1), evaluation=MetricRecord({"mean": 0.75})))
     assert round_line(entry).split()[:4] == ["1", "0.7500", "-", "-"]
     assert "linear probe 0.5000 -> mean of weights 0.7500, 50 % fewer errors" in summary(folder.results, folder.path)
+
+
+# -- the model that is kept
+
+
+TENSORS = {"theta": torch.from_numpy(THETA.astype(np.int32)).to(torch.uint16)}
+TESTED = {0: scored(0.5), 1: scored(0.75), 2: scored(0.7)}
+
+
+def looked(*accuracies: float | None) -> Keeper:
+    """Who heard so much of the models of rounds 0, 1, ..."""
+    keeper = Keeper()
+    for server_round, accuracy in enumerate(accuracies):
+        keeper.look(server_round, accuracy, lambda: TENSORS, HEAD)
+    return keeper
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "kept", "said"),
+    [
+        ((0.5, 0.8, 0.7), 1, "completed, model of round 1 kept: 50.0 % -> 80.0 % on images held out"),
+        ((0.8, 0.7, 0.6), 0, "training did not improve on the head (80.0 % -> 60.0 % on images held out): kept the"),
+        ((None, 0.8, 0.7), 1, "completed, model of round 1 kept: 80.0 % on images held out"),
+        ((None, None, None), 2, "completed, model of the last round kept; whether it is better than the head was not"),
+    ],
+)
+def test_the_outcome_says_which_model_is_kept(
+    folder: RunFolder, accuracies: tuple[float | None, ...], kept: int, said: str
+) -> None:
+    folder.set_data(("ant", "bee"), 100, 0)
+    for number in (1, 2):
+        folder.add_round(report(number, TESTED[number].accuracy), TESTED[number])
+    folder.set_kept(looked(*accuracies), 2, TESTED)
+    folder.finish("completed")
+    entry = json.loads((folder.path / "results.json").read_text())["kept"]
+    assert (entry["round"], entry["held_out_head"], entry["held_out_last"]) == (kept, accuracies[0], accuracies[-1])
+    assert entry["held_out_accuracy"] == accuracies[kept]
+    assert entry["accuracy"] == TESTED[kept].accuracy
+    assert entry["classes"]["confusion"] == TESTED[kept].confusion.tolist()
+    assert said in outcome(folder.results)
+    assert f"-> mean mask {TESTED[kept].accuracy:.4f}" in summary(folder.results, folder.path)
+
+
+def test_the_heads_figures_on_images_held_out_are_written(folder: RunFolder) -> None:
+    folder.set_head_validation(report(1).tally, {0: 160, 2: 160})
+    probe = json.loads((folder.path / "results.json").read_text())["linear_probe"]
+    assert probe["accuracy"] == 0.5
+    assert probe["validation"]["pooled"] == pytest.approx(0.9)
+    assert probe["downlink"] == {"payload_bytes": {"0": 160, "2": 160}, "bpp": 16.0}
+
+
+def test_a_model_that_was_not_tested_is_kept_all_the_same(folder: RunFolder) -> None:
+    folder.add_round(report(1, None))
+    folder.set_kept(looked(0.5, 0.8), 1, {0: TESTED[0]})
+    assert folder.results["kept"]["round"] == 1
+    assert folder.results["kept"]["accuracy"] is folder.results["kept"]["classes"] is None
+
+
+def test_the_summary_names_the_classes_that_are_told_apart_worst(folder: RunFolder) -> None:
+    folder.set_data(("ant", "bee"), 100, 0)
+    folder.add_round(report(1, 0.75), TESTED[1])
+    folder.set_kept(looked(0.5, 0.8), 1, TESTED)
+    assert "balanced accuracy 0.8333, macro F1 0.7333; lowest recall: ant 0.67, bee 1.00" in summary(
+        folder.results, folder.path
+    )
+
+
+def test_a_run_that_failed_says_why_and_no_more(folder: RunFolder) -> None:
+    folder.set_kept(looked(0.5, 0.8), 1, TESTED)
+    folder.finish("failed", "too few clients")
+    assert outcome(folder.results) == "failed: too few clients"
+
+
+# -- following a run
 
 
 def test_following_a_run_whose_server_was_killed_ends(folder: RunFolder, capsys, monkeypatch) -> None:

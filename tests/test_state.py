@@ -36,9 +36,11 @@ SHARED = {
     "seed": 7,
 }
 SIGNS = {"method": "hidenseek", "backbone": "lenet", "masked_blocks": 0, "head": "random", "density": 0.2}
+PAPER = {"score_optimiser": "adam", "aggregation": "beta", "calibration": 0.0}
 RUNS: dict[str, dict[str, object]] = {
-    "exact, posterior remembered": {"codec": "exact", "participation": 0.4},
-    "relay, posterior remembered": {"codec": "exact", "participation": 0.4, "downlink": "relay"},
+    "default": {"participation": 0.4},
+    "exact, posterior remembered": PAPER | {"codec": "exact", "participation": 0.4},
+    "relay, posterior remembered": PAPER | {"codec": "exact", "participation": 0.4, "downlink": "relay"},
     "quantised": {"codec": "bitmap", "downlink": "quantised"},
     "relative, relayed": {"codec": "relative", "downlink": "relay"},
     "head trained": {"codec": "fuse8", "head_finetune_rounds": 3},
@@ -96,10 +98,12 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(name: str, tmp_path: Path) -> 
     whole, stopped = Federation(run, tmp_path / "whole"), Federation(run, tmp_path / "stopped")
     server = whole.server()
     server.fit_head(whole.grid, 30.0)
+    server.validate_head(whole.grid, 30.0)
     whole.play(server, ROUNDS)
 
     first = stopped.server()
     first.fit_head(stopped.grid, 30.0)
+    first.validate_head(stopped.grid, 30.0)
     stopped.play(first, STOP)
     second = stopped.server()
     second.load_state(written_and_read(first.state()))
@@ -112,7 +116,11 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(name: str, tmp_path: Path) -> 
         assert ours.downlink_bytes == theirs.downlink_bytes, f"round {ours.server_round}"
         assert not ours.tally.failures
     assert second.head.to_bytes() == server.head.to_bytes()
-    assert json.dumps(second.state().values) == json.dumps(server.state().values)
+    ours, theirs = second.state(), server.state()
+    assert json.dumps(ours.values) == json.dumps(theirs.values)
+    assert ours.arrays.keys() == theirs.arrays.keys()
+    assert all(np.array_equal(array, theirs.arrays[name]) for name, array in ours.arrays.items())
+    assert theirs.values["kept/best"] is not None, "there are images held out, by which the best model is kept"
 
 
 @pytest.mark.parametrize("name", ["relay, posterior remembered", "head trained"])

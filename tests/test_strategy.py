@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
 
-from common.aggregation.beta import empty_posterior, fold, mode
+from common.aggregation import Rule
+from common.aggregation.beta import BetaRule, empty_posterior, fold, mode
+from common.aggregation.flips import FlipsRule
 from common.codecs import SharedState, get_codec
-from common.downlink import apply_chain
+from common.downlink import apply_chain, read_step
+from common.downlink.version import CHANGE, EXACT
 from common.errors import RoundError, WrongModel
 from common.messages import HELLO, Hello, pack_hello, pack_update
 from common.theta import Version, quantise, theta_digest
@@ -20,7 +25,7 @@ from tests.grid import MemoryGrid, Node, answer
 
 
 def test_a_round_equals_folding_the_clients_masks_by_hand() -> None:
-    deltamask = strategy()
+    deltamask = strategy(rule=BetaRule())
     theta = deltamask.theta.copy()
     assert np.array_equal(theta, np.full(D, quantise(0.95)))
     posterior = empty_posterior(D)
@@ -38,6 +43,20 @@ def test_a_round_equals_folding_the_clients_masks_by_hand() -> None:
     assert report.tally.mean("loss") == 0.5
 
 
+def test_a_round_adds_the_mean_of_the_clients_changes_by_hand() -> None:
+    deltamask = strategy()
+    theta, changes = deltamask.theta.copy(), []
+    grid = MemoryGrid({100 + client: node(client) for client in range(4)})
+    run_rounds(deltamask, grid)
+    slots = {m.metadata.dst_node_id - 100: int(m.content["round"]["slot"]) for m in grid.sent if "round" in m.content}
+    for client, slot in slots.items():
+        shared, codec = SharedState(theta, SEED, 1, slot), get_codec("fuse8")
+        changes.append(codec.change(codec.encode(local_step(theta, seed=client), shared), shared))
+    after = np.clip(theta + np.rint(np.mean(changes, axis=0)), 0.01 * 65_536, 0.99 * 65_536)
+    assert np.abs(deltamask.theta - after).max() <= 0.5
+    assert (deltamask.theta != theta).any()
+
+
 def test_theta_does_not_depend_on_node_ids_or_on_arrival() -> None:
     thetas = []
     for ids in ([5, 6, 7], [70, 3, 41]):
@@ -48,12 +67,13 @@ def test_theta_does_not_depend_on_node_ids_or_on_arrival() -> None:
 
 
 def test_participation_samples_by_seed_and_round_and_keeps_the_posterior_between_resets() -> None:
-    deltamask = strategy(participation=0.5)
+    rule = BetaRule(participation=0.5)
+    deltamask = strategy(participation=0.5, rule=rule)
     reports = run_rounds(deltamask, MemoryGrid({client: node(client) for client in range(8)}), rounds=4)
     asked = [report.tally.asked for report in reports]
     assert all(len(clients) == 4 for clients in asked)
     assert len(set(asked)) > 1
-    again = run_rounds(strategy(participation=0.5), MemoryGrid({c: node(c) for c in range(8)}), rounds=4)
+    again = run_rounds(strategy(participation=0.5, rule=rule), MemoryGrid({c: node(c) for c in range(8)}), rounds=4)
     assert [report.tally.asked for report in again] == asked
     # Four masks after rounds 1 and 3, eight after rounds 2 and 4: theta lies on quarters, then on eighths.
     quarters = {int(quantise(np.clip(k / 4, 0.01, 0.99))) for k in range(5)}
@@ -142,12 +162,27 @@ def test_clients_are_sent_what_they_lack_and_one_that_lost_it_gets_everything() 
     assert all(np.array_equal(held.theta, reports[2].theta) for held in keepers.held.values())
 
 
+@pytest.mark.parametrize(("rule", "form"), [(FlipsRule(), CHANGE), (BetaRule(), EXACT)], ids=["flips", "beta"])
+def test_the_exact_downlink_has_the_form_that_suits_the_rule(rule: Rule[Any], form: int) -> None:
+    keepers, forms = Keepers(3, codec="exact"), []
+    run_rounds(strategy(rule=rule), keepers.grid, rounds=3)
+    for message in keepers.grid.sent[-3:]:
+        chain = message.content.array_records["parts"]["theta"].data
+        forms.append(read_step(chain[4:], D).form)
+    assert forms == [form] * 3
+
+
+@pytest.mark.parametrize("rule", [FlipsRule(), BetaRule()], ids=["flips", "beta"])
 @pytest.mark.parametrize("participation", [1.0, 0.5])
-def test_relay_gives_every_client_the_same_theta_as_exact_in_fewer_bytes(participation: float) -> None:
+def test_relay_gives_every_client_the_same_theta_as_exact_in_fewer_bytes(participation: float, rule: Rule[Any]) -> None:
+    if isinstance(rule, BetaRule):
+        rule = replace(rule, participation=participation)
     reports = {}
     for form in ("exact", "relay"):
         keepers = Keepers(6, codec="relative")
-        reports[form] = run_rounds(strategy(downlink=form, participation=participation), keepers.grid, rounds=5)
+        reports[form] = run_rounds(
+            strategy(downlink=form, participation=participation, rule=rule), keepers.grid, rounds=5
+        )
         thetas = [theta_digest(report.theta) for report in reports[form]]
         assert {held.digest for held in keepers.held.values()} <= {theta_digest(strategy().theta), *thetas}
     exact, relay = reports["exact"], reports["relay"]

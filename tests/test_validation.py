@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -11,10 +13,12 @@ from hypothesis import strategies as st
 from common.codecs import SharedState, get_codec
 from common.downlink import apply_chain
 from common.messages import EVALUATE, TRAIN, pack_update, unpack_classes
+from common.models.heads.random_head import RandomHead
 from common.theta import Version, theta_digest
 from deltamask_client.hold_out import hold_out
+from deltamask_server.methods.deltamask.strategy import DeltaMask
 from deltamask_server.tally import Tally
-from deltamask_server.validation import fairness, validation_entry
+from deltamask_server.validation import fairness, pooled_accuracy, validation_entry
 from tests.conftest import local_step
 from tests.federation import METRICS, SEED, SEGMENTS, Change, D, node, received_theta, run_rounds, strategy
 from tests.grid import MemoryGrid, Node, answer
@@ -61,15 +65,31 @@ def test_clients_that_hold_nothing_out_do_not_count() -> None:
     assert validation_entry(some)["clients"]["2"]["examples"] == 0
 
 
+def test_each_image_counts_the_same_in_the_accuracy_by_which_models_are_kept() -> None:
+    some = tally([0.9, 0.5])
+    some.metrics[0] = METRICS | {"accuracy": 0.9, "examples": 30}
+    some.metrics[2] = METRICS | {"examples": 0, "accuracy": 0.0}
+    assert pooled_accuracy(some) == pytest.approx((0.9 * 30 + 0.5 * 10) / 40)
+    assert validation_entry(some)["pooled"] == pooled_accuracy(some)
+    del some.metrics[0], some.metrics[1]
+    assert pooled_accuracy(some) is None
+
+
 # -- over the strategy: clients that keep theta, and are asked after every round
 
 
-class Sites:
-    """Honest clients that keep theta and answer an evaluation; ``change`` replaces client 0's answers to it."""
+GOOD = {"balanced": 0.4, "macro_f1": 0.3}
 
-    def __init__(self, count: int, change: Change | None = None) -> None:
+
+class Sites:
+    """Honest clients that keep theta and answer an evaluation; ``change`` replaces client 0's answers to it.
+
+    Accuracies are those of `accuracies` by round, the last for all later ones, and a tenth more for each client.
+    """
+
+    def __init__(self, count: int, change: Change | None = None, accuracies: Sequence[float] = (0.5,)) -> None:
         self.evaluated: list[tuple[int, bytes]] = []
-        self.change = change
+        self.change, self.accuracies = change, accuracies
         self.grid = MemoryGrid({client: self.node(client) for client in range(count)})
 
     def node(self, client: int) -> Node:
@@ -77,7 +97,9 @@ class Sites:
 
         def handle(message: Message) -> list[Message]:
             if message.metadata.message_type == EVALUATE:
-                content: RecordDict = pack_update({}, METRICS | {"accuracy": 0.5 + client / 10})
+                server_round = int(message.content["round"]["round"])
+                accuracy = self.accuracies[min(server_round, len(self.accuracies) - 1)] + client / 10
+                content: RecordDict = pack_update({}, METRICS | GOOD | {"accuracy": accuracy})
                 self.evaluated.append((client, theta_digest(received_theta(message))))
                 if self.change and client == 0:
                     return [answer(message, reply) for reply in self.change(content, message)]
@@ -101,6 +123,54 @@ def test_every_client_evaluates_the_theta_of_the_round() -> None:
         assert set(report.tally.payload_bytes) == set(report.tally.asked), "the round's own tally is as it was"
         assert len(report.tally.asked) == 2
         assert set(report.downlink_bytes) == {0, 1, 2}
+        for client in validation_entry(report.validation)["clients"].values():
+            assert (client["balanced"], client["macro_f1"]) == (0.4, 0.3)
+
+
+def begin(deltamask: DeltaMask, sites: Sites) -> tuple[Tally, dict[int, int]] | None:
+    """What a run does before its rounds."""
+    deltamask.fit_head(sites.grid, 0.3)
+    return deltamask.validate_head(sites.grid, 0.3)
+
+
+def test_before_the_first_round_clients_are_asked_about_the_head_alone() -> None:
+    sites = Sites(2)
+    deltamask = strategy(validate=True)
+    start = theta_digest(deltamask.theta)
+    found = begin(deltamask, sites)
+    assert found is not None
+    replies, sent = found
+    assert set(replies.metrics) == set(sent) == {0, 1}
+    assert [message.content["round"]["round"] for message in sites.grid.sent[-2:]] == [0, 0]
+    assert sorted(sites.evaluated) == [(0, start), (1, start)]
+    assert deltamask.keeper.first == pytest.approx(0.55)
+    assert (deltamask.keeper.best.tensors["theta"].numpy() == 65_535).all(), "the pre-trained function, in DeltaMask's"
+
+
+def test_nobody_is_asked_about_the_head_where_nothing_is_held_out_or_rounds_have_been() -> None:
+    assert begin(strategy(), Sites(2)) is None
+    assert begin(strategy(validate=True, head_kind=RandomHead()), Sites(2)) is None
+    deltamask, sites = strategy(validate=True), Sites(2)
+    run_rounds(deltamask, sites.grid)
+    assert begin(deltamask, sites) is None
+
+
+def test_the_best_model_by_the_images_held_out_is_kept() -> None:
+    deltamask, sites = strategy(validate=True), Sites(3, accuracies=(0.5, 0.6, 0.8, 0.7))
+    begin(deltamask, sites)
+    reports = run_rounds(deltamask, sites.grid, rounds=3)
+    best = deltamask.keeper.best
+    assert (best.server_round, best.accuracy) == (2, pytest.approx(0.9))
+    assert np.array_equal(best.tensors["theta"].numpy(), reports[1].theta)
+    assert deltamask.keeper.first == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("patience", "rounds"), [(0, 8), (2, 4), (7, 8)])
+def test_a_run_ends_where_patience_does(patience: int, rounds: int) -> None:
+    deltamask, sites = strategy(validate=True, patience=patience), Sites(2, accuracies=(0.5, 0.6, 0.8, 0.7))
+    begin(deltamask, sites)
+    assert len(run_rounds(deltamask, sites.grid, rounds=8)) == rounds
+    assert deltamask.keeper.best.server_round == 2
 
 
 def test_theta_does_not_depend_on_being_evaluated() -> None:
@@ -149,6 +219,15 @@ BAD: dict[str, tuple[str, Change]] = {
     "a metric less": (
         "bad-metric",
         lambda content, message: [RecordDict({"parts": ConfigRecord(), "metrics": MetricRecord({"accuracy": 1.0})})],
+    ),
+    "balanced accuracy above 1": (
+        "bad-metric",
+        lambda content, message: [pack_update({}, METRICS | GOOD | {"balanced": 1.5})],
+    ),
+    "balanced accuracy alone": ("bad-metric", lambda content, message: [pack_update({}, METRICS | {"balanced": 0.5})]),
+    "personal accuracy": (
+        "wrong-format",
+        lambda content, message: [pack_update({}, METRICS | {"personal": 0.5, "tested": 9})],
     ),
     "a payload": ("wrong-format", lambda content, message: [pack_update({"payload": b"x" * 10**6}, METRICS)]),
     "nothing": ("wrong-format", lambda content, message: [RecordDict()]),

@@ -40,7 +40,8 @@ SEEDS = (1, 2, 3)
 METHODS: dict[str, dict[str, Any]] = {
     "deltamask": {},
     "mean": {"local-masks": "mean"},
-    "relative": {"codec": "relative", "downlink": "relay", "relative-step": 0.7},
+    "relative": {"codec": "relative", "downlink": "relay", "relative-step": 0.7, "local-masks": "mean", "score-step": 36.0},
+    "mean36": {"local-masks": "mean", "score-step": 36.0, "target-bpp": 0.0115},
     "paper": PAPER,
 }
 
@@ -55,7 +56,7 @@ def plans() -> Iterator[Plan]:
     for seed in SEEDS:
         for split in SPLITS:
             for data in DATA:
-                for name in ("deltamask", "mean", "relative"):
+                for name in ("deltamask", "mean", "relative", "mean36"):
                     yield _plan(data, split, name, seed, METHODS[name])
         for calibration in (1.0, 0.0):
             for rate in RATES:

@@ -13,7 +13,9 @@ import zlib
 import numpy as np
 import pytest
 
+from common.aggregation import fold_payload
 from common.aggregation.beta import BetaRule, empty_posterior, fold, mode
+from common.aggregation.flips import FlipsRule
 from common.codecs import SharedState, get_codec
 from common.downlink import (
     MAX_STEPS,
@@ -21,12 +23,14 @@ from common.downlink import (
     apply_chain,
     join_chain,
     max_chain_bytes,
+    pack_change,
     pack_exact,
     pack_float32,
     pack_quantised,
     pack_relay,
     read_step,
 )
+from common.downlink.change import unpack_change
 from common.entropy import decode_symbols
 from common.errors import (
     BadGeometry,
@@ -89,11 +93,26 @@ def relayed() -> tuple[bytes, np.ndarray]:
     return step, mode(posterior)
 
 
+def changed() -> tuple[bytes, np.ndarray]:
+    """What a round of flips has added to theta, and the theta that it gives."""
+    rule, sizes = FlipsRule(), {}
+    state = rule.start(OLD, None, 1)
+    for slot in CLIENTS:
+        shared = SharedState(OLD, SEED, 1, slot, SEGMENTS)
+        payload = get_codec("exact").encode(local_step(OLD, slot), shared)
+        sizes[slot], state = len(payload), fold_payload(rule, state, payload, shared, 4 * slot + 1)
+    after, change = rule.finish(state)[0], rule.change(state)
+    step = pack_change(Version(after), Version(OLD), change, SEED, 1, sizes, SEGMENTS)
+    assert step is not None
+    return step, after
+
+
 FORMS = {
     "float32": (pack_float32(Version(NEW)), NEW),
     "quantised": (WHOLE, NEW),
     "exact": (STEP, NEW),
     "relay": relayed(),
+    "change": changed(),
 }
 
 
@@ -101,7 +120,7 @@ FORMS = {
 def test_damage_under_a_checksum_that_fits(form: str) -> None:
     rng = np.random.default_rng(1)
     step, after = FORMS[form]
-    base = OLD if form in ("exact", "relay") else None
+    base = OLD if form in ("exact", "relay", "change") else None
     for trial in range(150):
         body = bytearray(step[HEADER:-4])
         if trial % 3 == 0:
@@ -140,7 +159,8 @@ def test_lengths_that_lie(length: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value"), [(0, b"DM"), (2, b"\2"), (3, b"\0"), (3, b"\4"), (3, b"\6"), (4, b"\1\0\0\0"), (4, b"\xff" * 4)]
+    ("place", "value"),
+    [(0, b"DM"), (2, b"\2"), (3, b"\0"), (3, b"\4"), (3, b"\7"), (4, b"\1\0\0\0"), (4, b"\xff" * 4)],
 )
 def test_fields_of_the_header(place: int, value: bytes) -> None:
     data = STEP[:place] + value + STEP[place + len(value) : -4]
@@ -171,6 +191,41 @@ def test_a_relay_whose_front_lies(place: int, value: bytes, error: type[PayloadE
     body = step[HEADER:-4]
     with pytest.raises(error):
         receive([sealed(step[3], body[:place] + value + body[place + len(value) :], after, OLD)])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "error"),
+    [
+        (4, struct.pack("<H", 0), BadGeometry),  # highest slot + 1
+        (4, struct.pack("<H", 1025), BadGeometry),
+        (6, b"\x00", BadGeometry),  # nobody took part
+        (6, b"\xf8", BadGeometry),  # a fifth slot of four
+        (7, b"\xff", BadGeometry),  # remoteness of the first
+        (11, struct.pack("<H", 0), BadGeometry),  # clip
+        (11, struct.pack("<H", 32_768), BadGeometry),
+        (13, struct.pack("<I", 2**32 - 1), TruncatedPayload),  # bytes of the common changes
+        (17, struct.pack("<I", 2**32 - 1), TruncatedPayload),  # bytes of the shares
+        (17, struct.pack("<I", 0), BadGeometry),
+    ],
+)
+def test_a_change_whose_front_lies(place: int, value: bytes, error: type[PayloadError]) -> None:
+    step, after = FORMS["change"]
+    body = step[HEADER:-4]
+    with pytest.raises(error):
+        receive([sealed(step[3], body[:place] + value + body[place + len(value) :], after, OLD)])
+
+
+def test_a_table_of_a_change_is_inflated_to_the_size_expected_and_no_further() -> None:
+    body, bomb = FORMS["change"][0][HEADER:-4], zlib.compress(bytes(10**8), 9)
+    for place in (13, 17):
+        bombed = body[:place] + struct.pack("<I", len(bomb)) + bomb
+        tracemalloc.start()
+        try:
+            with pytest.raises(BadGeometry, match="a table of"):
+                unpack_change(bombed, OLD, SEED, SEGMENTS)
+            assert tracemalloc.get_traced_memory()[1] < 2**20 + 16 * D
+        finally:
+            tracemalloc.stop()
 
 
 def test_bases_in_a_circle_end() -> None:

@@ -38,8 +38,8 @@ class Halfway(Rule[Sum]):
 
     name: ClassVar[str] = "halfway"
     number: ClassVar[int] = 200
-    observes: ClassVar[Literal["mask", "flips"]] = "mask"
-    weighs: ClassVar[bool] = True
+    observes: ClassVar[Literal["mask", "change"]] = "mask"
+    weighs = True
     section: ClassVar[type[Section]] = HalfwaySection
     pull: float = 0.5
 

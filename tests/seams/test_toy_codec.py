@@ -39,10 +39,9 @@ class Positions(DeltaCodec):
 
 def test_a_toy_codec_runs_like_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CODECS, Positions.name, Positions)
-    runs = [
-        run_in_process(tmp_path / codec, CONFIG | {"codec": codec, "kappa": 0.7, "num-server-rounds": 2}, NODES)
-        for codec in ("positions", "exact")
-    ]
+    paper = {"score-optimiser": "adam", "aggregation": "beta", "kappa": 0.7, "kappa-final": 0.4}
+    config = CONFIG | paper | {"num-server-rounds": 2}
+    runs = [run_in_process(tmp_path / codec, config | {"codec": codec}, NODES) for codec in ("positions", "exact")]
     toy, exact = ([entry["digest"] for entry in run["rounds"]] for run in runs)
     assert toy == exact, "both are lossless, so theta is the same"
     assert runs[0]["rounds"][0]["uplink"]["bpp"] > 2 * runs[1]["rounds"][0]["uplink"]["bpp"]

@@ -18,6 +18,7 @@ from common.digest import digest8
 from common.errors import BadMetric
 from common.messages import Part, Parts, Update, unpack_model
 from common.methods import METHODS, Method
+from common.models.accuracy import Scored, score_images
 from common.models.heads import Head
 from common.saved import Saved
 from common.wire import Header
@@ -84,7 +85,7 @@ class CountingServer(RoundStrategy):
     def end_round(self, server_round: int) -> None:
         self.total += self.counted
 
-    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, float]:
+    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, Scored]:
         return {"mean": evaluator.frozen(self.head)}
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -111,7 +112,12 @@ class CountingClient(ClientMethod):
         return Answer(site, Fit(0.0, 0.0), {"payload": count.to_bytes(4, "little")})
 
     def evaluate(self, message: RecordDict) -> Answer:
-        return Answer(self.site(message, (), validation=True), Fit(0.0, 0.0))
+        site = self.site(message, (), validation=True)
+        shape = len(site.classes), site.backbone.features
+        parts = unpack_model(message, {"total": Part(8), "head": Part(Head.size(*shape))})
+        site.backbone.masks.unmask()
+        head = Head.from_bytes(parts["head"], *shape)
+        return Answer.of(site, score_images(site.backbone.tail, head, site.activations, site.labels, 250))
 
 
 def test_a_toy_method_runs_in_the_rounds_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +128,8 @@ def test_a_toy_method_runs_in_the_rounds_of_all(tmp_path: Path, monkeypatch: pyt
     results = run_in_process(tmp_path, config, NODES)
     assert results["status"] == "completed"
     for number, entry in enumerate(results["rounds"], start=1):
-        assert entry["digest"] == digest8((number * 2 * 60).to_bytes(8, "little")).hex()
+        assert entry["digest"] == digest8((number * 2 * 54).to_bytes(8, "little")).hex(), "a tenth is held out"
         assert entry["uplink"]["payload_bytes"] == {"0": 4, "1": 4}
+        assert not entry["validation"]["failed"]
+    assert results["kept"]["round"] == 0, "it learns nothing, so the head alone is as good"
     assert (tmp_path / "runs" / "latest" / "report.html").is_file(), "the report knows the method by what it says"

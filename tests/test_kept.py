@@ -1,0 +1,108 @@
+"""Which model a run ends with."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from common.models.heads import Head
+from common.saved import Saved
+from deltamask_server.kept import Keeper
+
+
+def head(number: int) -> Head:
+    return Head(np.full((2, 3), number, np.float32), np.zeros(2, np.float32))
+
+
+def looked(*accuracies: float | None, patience: int = 0, first: int = 0) -> Keeper:
+    """Who heard of the models of rounds ``first``, ``first + 1``, ..., each named by its round."""
+    keeper = Keeper(patience)
+    for number, accuracy in enumerate(accuracies, start=first):
+        keeper.look(number, accuracy, lambda number=number: {"theta": torch.tensor([number])}, head(number))
+    return keeper
+
+
+def kept(keeper: Keeper) -> int:
+    assert keeper.best is not None
+    assert keeper.best.tensors["theta"].item() == keeper.best.server_round, "the model is that round's"
+    assert keeper.best.head.to_bytes() == head(keeper.best.server_round).to_bytes()
+    return keeper.best.server_round
+
+
+def test_the_best_is_kept() -> None:
+    assert kept(looked(0.5, 0.6, 0.9, 0.7)) == 2
+    assert kept(looked(0.6, 0.9, 0.7, first=1)) == 2, "also where nobody asked about the head"
+
+
+def test_of_equals_the_later_is_kept() -> None:
+    assert kept(looked(0.5, 0.9, 0.9, 0.8)) == 2
+
+
+def test_a_model_must_beat_the_head_alone() -> None:
+    assert kept(looked(0.9, 0.9, 0.9)) == 0
+    assert kept(looked(0.9, 0.8, 0.7)) == 0
+    assert kept(looked(0.9, 0.8, 0.901)) == 2
+
+
+def test_tensors_of_a_worse_model_are_not_even_made() -> None:
+    keeper = looked(0.9)
+    keeper.look(1, 0.8, lambda: pytest.fail("made"), head(1))
+
+
+def test_without_images_held_out_nothing_is_kept() -> None:
+    keeper = looked(None, None, patience=1)
+    assert keeper.best is None
+    assert keeper.first is None
+    assert keeper.checked == []
+    assert not keeper.gave_up(100)
+
+
+def test_a_round_that_nobody_answered_is_passed_over() -> None:
+    keeper = looked(0.5, None, 0.6)
+    assert kept(keeper) == 2
+    assert keeper.checked == [(0, 0.5), (2, 0.6)]
+
+
+def test_it_remembers_what_it_heard() -> None:
+    keeper = looked(0.5, 0.9, 0.7)
+    assert keeper.first == 0.5
+    assert keeper.checked == [(0, 0.5), (1, 0.9), (2, 0.7)]
+    assert looked(0.9, first=1).first is None
+
+
+def test_patience_ends_where_no_better_model_has_come_for_so_many_rounds() -> None:
+    keeper = looked(0.5, 0.9, 0.8, 0.7, patience=2)
+    assert [keeper.gave_up(number) for number in (1, 2, 3)] == [False, False, True]
+    assert not looked(0.5, 0.9, 0.8, 0.9, patience=2).gave_up(3), "one as good counts"
+    assert looked(0.5, 0.4, 0.4, patience=2).gave_up(2), "so do rounds that do not beat the head"
+    assert not looked(0.9, *[0.1] * 50).gave_up(50), "0 is patience without end"
+
+
+@pytest.mark.parametrize("accuracies", [(0.5, 0.9, 0.7), (0.9, 0.8), (None, None), ()])
+def test_a_state_goes_on_as_the_keeper_did(accuracies: tuple[float | None, ...]) -> None:
+    keeper, fresh = looked(*accuracies, patience=2), Keeper(2)
+    saved, file = keeper.state(), io.BytesIO()
+    np.savez(file, **saved.arrays)
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        fresh.load_state(Saved({name: arrays[name] for name in arrays}, json.loads(json.dumps(saved.values))))
+    assert (fresh.first, fresh.checked) == (keeper.first, keeper.checked)
+    assert (fresh.best is None) == (keeper.best is None)
+    for each in (keeper, fresh):
+        each.look(9, 0.85, lambda: {"theta": torch.tensor([9])}, head(9))
+    assert kept(fresh) == kept(keeper)
+    assert fresh.best.accuracy == keeper.best.accuracy
+    assert [fresh.gave_up(number) for number in (10, 11)] == [keeper.gave_up(number) for number in (10, 11)]
+
+
+def test_a_theta_of_sixteen_bits_survives_a_state() -> None:
+    keeper, fresh = Keeper(), Keeper()
+    theta = torch.tensor([1, 40_000, 65_535], dtype=torch.int32).to(torch.uint16)
+    keeper.look(1, 0.5, lambda: {"theta": theta}, head(1))
+    fresh.load_state(keeper.state())
+    assert fresh.best.tensors["theta"].dtype == torch.uint16
+    assert np.array_equal(fresh.best.tensors["theta"].numpy(), theta.numpy())
