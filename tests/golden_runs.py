@@ -26,6 +26,7 @@ SHARED: dict[str, str | int | float | bool] = {
     "train-limit": 90,
     "test-limit": 30,
     "local-epochs": 1,
+    "head": "linear-probe",
     "head-epochs": 10,
     "masked-blocks": 1,
     "num-server-rounds": 3,
@@ -33,7 +34,7 @@ SHARED: dict[str, str | int | float | bool] = {
     "seed": 7,
     "validation-fraction": 0.0,
 }
-PAPER = {"score-optimiser": "adam", "aggregation": "beta", "calibration": 0.0}
+PAPER = {"score-optimiser": "adam", "local-masks": "sample", "aggregation": "beta", "calibration": 0.0}
 KAPPA = PAPER | {"kappa": 0.8, "kappa-final": 0.4}
 SAMPLES = {"codec": "relative", "downlink": "relay"}
 FEDAVG = {"method": "fedavg", "calibration": 0.0}
@@ -47,7 +48,7 @@ RUNS: dict[str, dict[str, str | int | float | bool]] = {
     "default-fuse8": {"codec": "fuse8"},
     "default-relative": SAMPLES | {"relative-step": 0.5},
     "default-bitmap": {"codec": "bitmap", "client-weights": "equal"},
-    "mean-penalised": {"local-masks": "mean", "kl-penalty": 0.1, "head": "ridge", **NO_PROBE, "target-bpp": 0.005},
+    "sampled-penalised": {"local-masks": "sample", "kl-penalty": 0.1, "head": "ridge", **NO_PROBE, "target-bpp": 0.005},
     "fuse8": KAPPA | {"codec": "fuse8"},
     "fuse8-all": KAPPA | {"codec": "fuse8", "fuse-candidates": False},
     "fuse16": KAPPA | {"codec": "fuse16"},

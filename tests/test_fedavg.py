@@ -154,7 +154,7 @@ def test_training_moves_every_parameter_and_leaves_the_backbone_as_it_was() -> N
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
-    config = {"method": "fedavg", "train-limit": 120, "test-limit": 50, "local-epochs": 1, "head-epochs": 20}
+    config = {"method": "fedavg", "train-limit": 120, "test-limit": 50, "local-epochs": 1}
     config |= {"num-server-rounds": 2, "weight-learning-rate": 0.001, "masked-blocks": 2}
     nodes = [{"partition-id": number, "num-partitions": 2} for number in range(2)]
     results = run_in_process(tmp_path, config, nodes)

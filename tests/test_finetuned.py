@@ -117,7 +117,7 @@ def test_a_run_on_folders_is_exported_and_names_new_images(tmp_path: Path) -> No
     test = write_folder(tmp_path / "test", dict.fromkeys(COLOURS, 4), seed=9)
     sites = [write_folder(tmp_path / f"site{k}", counts, seed=k) for k in range(2)]
     nodes = [{"partition-id": k, "num-partitions": 2, "data": f"folder:{site}"} for k, site in enumerate(sites)]
-    config = {"dataset": f"folder:{test}", "num-server-rounds": 1, "local-epochs": 1, "head-epochs": 60}
+    config = {"dataset": f"folder:{test}", "num-server-rounds": 1, "local-epochs": 1}
     config |= {"backbone": "test_vit", "weights": "random", "masked-blocks": 1}
     results = run_in_process(tmp_path, config, nodes)
     assert results["status"] == "completed"

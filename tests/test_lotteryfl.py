@@ -239,7 +239,7 @@ def test_examples_beyond_what_the_sum_holds_are_refused() -> None:
 
 def test_a_whole_run(tmp_path: Path) -> None:
     config = {"method": "lotteryfl", "personal-test": True, "train-limit": 160, "test-limit": 100, "local-epochs": 1}
-    config |= {"num-server-rounds": 4, "head-epochs": 20, "masked-blocks": 1, "weight-learning-rate": 0.001}
+    config |= {"num-server-rounds": 4, "masked-blocks": 1, "weight-learning-rate": 0.001}
     config |= {"partitioner": "pathological", "classes-per-client": 3, "validation-fraction": 0.2}
     config |= {"lottery-step": 0.3, "lottery-accuracy": 0.4, "density": 0.4}
     nodes = [{"partition-id": number, "num-partitions": 2} for number in range(2)]

@@ -21,7 +21,6 @@ RUN: dict[str, Any] = {
     "masked-blocks": 1,
     "local-epochs": 1,
     "batch-size": 8,
-    "head-epochs": 50,
     "min-clients": 2,
     "node-wait-seconds": 1.0,
     "validation-fraction": 0.25,

@@ -85,7 +85,7 @@ def test_the_unpacked_sdist_is_a_whole_app(built: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
     (app,) = tmp_path.glob("deltamask-*")
-    config = "train-limit=120 test-limit=60 local-epochs=1 head-epochs=20 num-server-rounds=1"
+    config = "train-limit=120 test-limit=60 local-epochs=1 num-server-rounds=1"
     command = [sys.executable, str(app / "deploy" / "simulate.py"), "--supernodes", "2", "--run-config", config]
     env = os.environ | {
         "PYTHONPATH": str(app),

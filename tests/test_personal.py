@@ -279,7 +279,7 @@ def test_a_person_reads_the_mean(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["deltamask", "fedavg"])
 def test_a_whole_run(tmp_path: Path, method: str) -> None:
     config = {"method": method, "personal-test": True, "train-limit": 120, "test-limit": 100, "local-epochs": 1}
-    config |= {"num-server-rounds": 3, "eval-every": 2, "head-epochs": 20, "masked-blocks": 1, "seed": 5}
+    config |= {"num-server-rounds": 3, "eval-every": 2, "masked-blocks": 1, "seed": 5}
     config |= {"partitioner": "pathological", "classes-per-client": 3}
     config |= {"weight-learning-rate": 0.001} if method == "fedavg" else {}
     nodes = [{"partition-id": number, "num-partitions": 2} for number in range(2)]

@@ -35,7 +35,7 @@ HOSTILE = "</style><script>alert(1)</script>\"'&<img src=http://example.org/x>"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 CONFIG = {
     "masked-blocks": 1, "train-limit": 200, "test-limit": 60, "local-epochs": 1, "num-server-rounds": 2,
-    "head-epochs": 20, "validation-fraction": 0.2, "codec": "fuse8", "score-optimiser": "adam",
+    "head": "linear-probe", "head-epochs": 20, "validation-fraction": 0.2, "codec": "fuse8", "score-optimiser": "adam",
 }  # fmt: skip
 NODES = [{"partition-id": number, "num-partitions": 2} for number in range(2)]
 

@@ -37,6 +37,7 @@ COMMON = {
     "local-epochs": 1,
     "batch-size": 16,
     "eval-every": 6,
+    "head": "linear-probe",
 }
 KAPPA = {"kappa": 0.8, "kappa-final": 0.4}
 CODECS: dict[str, dict[str, Any]] = {

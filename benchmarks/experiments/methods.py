@@ -39,7 +39,13 @@ COMMON = {
     "eval-every": 3,
     "head": "ridge",
 }
-FIRST_VERSION = {"score-optimiser": "adam", "aggregation": "beta", "calibration": 0.0, "validation-fraction": 0.0}
+FIRST_VERSION = {
+    "score-optimiser": "adam",
+    "local-masks": "sample",
+    "aggregation": "beta",
+    "calibration": 0.0,
+    "validation-fraction": 0.0,
+}
 """What the defaults were when the files here were made (November 2026): the paper's training and aggregation."""
 PAPER = {
     "codec": "fuse8",
@@ -48,6 +54,7 @@ PAPER = {
     "kappa-final": 0.4,
     "aggregation": "beta",
     "score-optimiser": "adam",
+    "local-masks": "sample",
     "calibration": 0.0,
 }
 """As conf/paper.toml has it."""

@@ -39,9 +39,7 @@ SPLIT_NAMES = {"a0.1": "Dirichlet 0.1", "two": "two classes each", "a10": "Diric
 SEEDS = (1, 2, 3)
 METHODS: dict[str, dict[str, Any]] = {
     "deltamask": {},
-    "mean": {"local-masks": "mean"},
-    "relative": {"codec": "relative", "downlink": "relay", "relative-step": 0.7, "local-masks": "mean", "score-step": 36.0},
-    "mean36": {"local-masks": "mean", "score-step": 36.0, "target-bpp": 0.0115},
+    "relative": {"codec": "relative", "downlink": "relay", "relative-step": 0.7},
     "paper": PAPER,
 }
 
@@ -56,7 +54,7 @@ def plans() -> Iterator[Plan]:
     for seed in SEEDS:
         for split in SPLITS:
             for data in DATA:
-                for name in ("deltamask", "mean", "relative", "mean36"):
+                for name in ("deltamask", "relative"):
                     yield _plan(data, split, name, seed, METHODS[name])
         for calibration in (1.0, 0.0):
             for rate in RATES:

@@ -16,8 +16,8 @@ from tests.e2e.flower import Flower, simulate
 from tests.e2e.in_process import run_in_process
 
 SMALL = "train-limit=240 test-limit=100 local-epochs=1"
-EQUAL = f"{SMALL} num-server-rounds=3 min-clients=3 seed=7 head='ridge' validation-fraction=0.2"
-KILLED = f"{SMALL} head-epochs=30 num-server-rounds=3 min-clients=2 round-timeout-seconds=120"
+EQUAL = f"{SMALL} num-server-rounds=3 min-clients=3 seed=7 validation-fraction=0.2"
+KILLED = f"{SMALL} num-server-rounds=3 min-clients=2 round-timeout-seconds=120"
 
 
 def digests(results: dict) -> list[str]:

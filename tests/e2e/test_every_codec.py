@@ -20,7 +20,6 @@ CONFIG = {
     "train-limit": 120,
     "test-limit": 50,
     "local-epochs": 1,
-    "head-epochs": 10,
     "num-server-rounds": 2,
     "min-clients": NODES,
     "seed": 7,
@@ -44,7 +43,6 @@ RUNS: dict[str, dict[str, str | float | bool]] = {
         "backbone": "lenet",
         "masked-blocks": 0,
         "head": "random",
-        "head-epochs": 300,  # the default: a random head is not trained
         "density": 0.2,
     },
 }

@@ -11,7 +11,6 @@ CONFIG = {
     "train-limit": 180,
     "test-limit": 100,
     "local-epochs": 1,
-    "head-epochs": 20,
     "num-server-rounds": 1,
     "min-clients": 3,
     "seed": 7,

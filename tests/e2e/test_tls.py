@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.flower import ROOT, Flower, environment
 
 KEYS_SH = ROOT / "deploy" / "tls" / "keys.sh"
-RUN = "train-limit=120 test-limit=60 local-epochs=1 head-epochs=20 num-server-rounds=1 node-wait-seconds=240"
+RUN = "train-limit=120 test-limit=60 local-epochs=1 num-server-rounds=1 node-wait-seconds=240"
 EXIT_SECONDS = 120
 """Far more than a refused SuperNode takes: none may sit there and retry for ever."""
 

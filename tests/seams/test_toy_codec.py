@@ -15,7 +15,7 @@ from common.errors import TruncatedPayload, WrongModel
 from tests.e2e.in_process import run_in_process
 
 NODES = [{"partition-id": number, "num-partitions": 2} for number in range(2)]
-CONFIG = {"train-limit": 60, "test-limit": 30, "local-epochs": 1, "head-epochs": 10, "masked-blocks": 1}
+CONFIG = {"train-limit": 60, "test-limit": 30, "local-epochs": 1, "masked-blocks": 1}
 
 
 class Positions(DeltaCodec):

@@ -25,7 +25,7 @@ class DeltaMaskSection(Section):
         "`adam`, the paper's, moves all scores alike.",
     )
     local_masks: Literal["sample", "mean"] = Field(
-        "sample",
+        "mean",
         description="What weights are multiplied with while scores are trained: a mask `sample`d anew in every step, "
         "as in the paper, or its `mean`, the probabilities themselves.",
     )
@@ -60,7 +60,7 @@ class GradientStepsSection(Section):
     under: ClassVar[str] = "score-optimiser"
 
     score_step: float = Field(
-        18.0,
+        24.0,
         gt=0,
         description="The first step on the scores, as a vector, for one image with a random label: so it goes with "
         "backbone, head and images, and needs no search for each of them.",

@@ -20,9 +20,9 @@ class HeadSection(Section):
     title: ClassVar[str] = "Head"
 
     head: str = Field(
-        "linear-probe",
-        description="How the head is fitted in the head round: the paper's average of local probes (`linear-probe`), "
-        "`ridge` regression in closed form (the same for every split of the data), or the nearest class `mean`. "
+        "ridge",
+        description="How the head is fitted in the head round: `ridge` regression in closed form (the same for every "
+        "split of the data), the paper's average of local probes (`linear-probe`), or the nearest class `mean`. "
         "`random` is not fitted: for networks trained from scratch, by `hidenseek` (signs on it too) or `fedavg`.",
     )
 
