@@ -74,7 +74,7 @@ CHOICES: dict[str, list[dict[str, object]]] = {
 
 VALUES: dict[str, object] = {
     "method": "fedavg",
-    "head": "ridge",
+    "head": "linear-probe",
     "participation": 0.5,
     "validation-fraction": 0.2,
     "kappa": 0.75,

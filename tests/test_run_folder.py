@@ -111,7 +111,7 @@ def test_summary_says_what_a_person_asks_first(folder: RunFolder) -> None:
     text = summary(folder.results, folder.path)
     for part in (
         "completed",
-        "linear probe 0.5000 -> mean mask 0.7500, 50 % fewer errors",
+        "ridge head 0.5000 -> mean mask 0.7500, 50 % fewer errors",
         "2.0000 bits",
         "16.00 bits",
     ):
@@ -133,7 +133,7 @@ def test_a_method_with_one_form_of_its_model_is_summed_up_by_it(folder: RunFolde
     folder.results["config"] = RunConfig(method="fedavg").as_dict()
     entry = folder.add_round(replace(report(1), evaluation=MetricRecord({"mean": 0.75})))
     assert round_line(entry).split()[:4] == ["1", "0.7500", "-", "-"]
-    assert "linear probe 0.5000 -> mean of weights 0.7500, 50 % fewer errors" in summary(folder.results, folder.path)
+    assert "ridge head 0.5000 -> mean of weights 0.7500, 50 % fewer errors" in summary(folder.results, folder.path)
 
 
 # -- the model that is kept
@@ -231,8 +231,8 @@ def test_the_command_watch_ends_with_the_run(folder: RunFolder) -> None:
     folder.finish("completed")
     done = CliRunner().invoke(app, ["watch", str(folder.path.parent / "latest")])
     assert done.exit_code == 0
-    assert "linear probe: accuracy 0.5000" in done.stdout
-    assert "linear probe 0.5000 -> mean mask 0.7500" in done.stdout
+    assert "ridge head: accuracy 0.5000" in done.stdout
+    assert "ridge head 0.5000 -> mean mask 0.7500" in done.stdout
     folder.finish("failed", "too few clients")
     assert CliRunner().invoke(app, ["watch", str(folder.path)]).exit_code == 1
     nothing = CliRunner().invoke(app, ["watch", str(folder.path.parent)])

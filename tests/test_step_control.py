@@ -35,8 +35,8 @@ def test_it_grows_back_where_there_is_room() -> None:
     assert steps(StepControl(10.0, 0.01), 0.01) == pytest.approx([10.0])
 
 
-def test_it_never_grows_beyond_four_times_the_first() -> None:
-    assert steps(StepControl(10.0, 0.01), *[1e-6] * 4) == pytest.approx([20.0, 40.0, 40.0, 40.0])
+def test_it_never_grows_beyond_sixteen_times_the_first() -> None:
+    assert steps(StepControl(10.0, 0.01), *[1e-6] * 6) == pytest.approx([20.0, 40.0, 80.0, 160.0, 160.0, 160.0])
 
 
 def test_a_payload_that_grows_with_the_square_of_the_step_needs_the_root_of_the_correction() -> None:

@@ -150,8 +150,8 @@ def unpack_change(body: bytes, before: NDArray[np.uint16], seed: int, segments: 
         raise BadGeometry("bytes after the last move")
     change = common[index]
     change[positions] += moves
-    if (np.abs(change) > ONE).any():
-        raise BadGeometry("a probability moves by more than 1")
+    if (np.abs(change) > 2 * ONE).any():  # a flip is 1; what mistakes are corrected by comes on top
+        raise BadGeometry("a probability moves by more than 2")
     return moved(before, change.astype(np.int32), clip)
 
 

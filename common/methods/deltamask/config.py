@@ -71,7 +71,7 @@ class GradientStepsSection(Section):
         ge=0,
         le=32,
         description="Budget of an update, in bits per parameter: the server corrects the step of the next round by "
-        "what the clients' payloads had on average, up to four times the first one. 0: the step stays as it is.",
+        "what the clients' payloads had on average, up to sixteen times the first one. 0: the step stays as it is.",
     )
 
 

@@ -2,7 +2,7 @@
 
 An update that is too long for its budget could be shrunk before it is sent; but then the client has gone somewhere that
 it does not send, and has paid for it in drift. So the server says which step to take, the same to all, and corrects it
-by what the payloads of the last round had on average. It never grows beyond a few times the run config's: a federation
+by what the payloads of the last round had on average. It never grows beyond sixteen times the run config's: a federation
 that has learnt all there is to learn is not driven on because it has bits left (our choice).
 """
 
@@ -18,7 +18,7 @@ __all__ = ["StepControl"]
 
 _FASTEST = 2.0
 """Largest factor between the steps of two rounds."""
-_LARGEST = 4.0
+_LARGEST = 16.0
 """Largest factor between a step and the first one."""
 
 
