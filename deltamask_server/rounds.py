@@ -205,8 +205,9 @@ class RoundStrategy(Strategy):
         holds = {str(client): digest.hex() for client, digest in sorted(self._enrolment.holds.items())}
         rounds = {"round": self.server_round, "head-trained": self._head_trained, "holds": holds}
         head = Saved({"weight": self.head.weight, "bias": self.head.bias})
-        own = self.method_state().under(self.name) | self.keeper.state().under("kept")
-        return Saved(values={"method": self.name, **rounds}) | head.under("head") | own
+        kept = self.keeper.state().under("kept")
+        values = Saved(values={"method": self.name, **rounds})
+        return values | head.under("head") | kept | self.method_state().under(self.name)
 
     def load_state(self, saved: Saved) -> None:
         """Go on after the round that `state` was asked in.
@@ -363,7 +364,7 @@ class RoundStrategy(Strategy):
                 grid,
                 self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid),
                 timeout,
-                _total(self.expected(server_round)),
+                sum(part.limit for part in self.expected(server_round).values()),
             )
             configured = time.perf_counter()
             new_arrays, metrics = self.aggregate_train(server_round, replies)
@@ -396,8 +397,3 @@ class RoundStrategy(Strategy):
             if self.keeper.gave_up(server_round):
                 break
         return result
-
-
-def _total(parts: Parts) -> int:
-    """Bytes of the largest reply."""
-    return sum(part.limit for part in parts.values())

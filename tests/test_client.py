@@ -38,7 +38,7 @@ from deltamask_client.methods.deltamask.training import train_masks
 from deltamask_client.objective import adam, sgd
 
 RECIPE = Recipe(epochs=1, batch_size=16, optimiser=adam(0.1))
-CONFIG = RunConfig(train_limit=200, local_epochs=1, head_epochs=20, masked_blocks=2)
+CONFIG = RunConfig(train_limit=200, local_epochs=1, head="linear-probe", head_epochs=20, masked_blocks=2)
 
 
 def context(tmp_path: Path, run: RunConfig = CONFIG, **node: float | str) -> Context:

@@ -93,7 +93,7 @@ def written_and_read(saved: Saved) -> Saved:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_goes_on_as_if_it_had_never_stopped(name: str, tmp_path: Path) -> None:
-    head = {} if "head" in RUNS[name] else {"head_epochs": 10}
+    head = {} if "head" in RUNS[name] else {"head": "linear-probe", "head_epochs": 10}
     run = RunConfig(**(SHARED | head | RUNS[name]))
     whole, stopped = Federation(run, tmp_path / "whole"), Federation(run, tmp_path / "stopped")
     server = whole.server()
@@ -125,7 +125,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["relay, posterior remembered", "head trained"])
 def test_clients_that_lost_their_disks_meanwhile_change_nothing_but_bytes(name: str, tmp_path: Path) -> None:
-    run = RunConfig(**(SHARED | {"head_epochs": 10} | RUNS[name]))
+    run = RunConfig(**(SHARED | {"head": "linear-probe", "head_epochs": 10} | RUNS[name]))
     before = Federation(run, tmp_path / "before")
     server = before.server()
     server.fit_head(before.grid, 30.0)

@@ -40,8 +40,7 @@ class Frequencies(FittedHead):
 
 def test_a_toy_head_is_fitted_from_what_all_clients_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(HEADS, Frequencies.name, Frequencies)
-    config = {key: value for key, value in CONFIG.items() if key != "head-epochs"}
-    results = run_in_process(tmp_path, config | {"head": "frequencies", "num-server-rounds": 1}, NODES)
+    results = run_in_process(tmp_path, CONFIG | {"head": "frequencies", "num-server-rounds": 1}, NODES)
     assert results["status"] == "completed"
     assert results["linear_probe"]["accuracy"] == pytest.approx(0.1), "one answer for ten classes"
     assert set(results["linear_probe"]["uplink"]["payload_bytes"].values()) == {40}

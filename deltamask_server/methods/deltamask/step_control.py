@@ -2,8 +2,8 @@
 
 An update that is too long for its budget could be shrunk before it is sent; but then the client has gone somewhere that
 it does not send, and has paid for it in drift. So the server says which step to take, the same to all, and corrects it
-by what the payloads of the last round had on average. It never grows beyond sixteen times the run config's: a federation
-that has learnt all there is to learn is not driven on because it has bits left (our choice).
+by what the payloads of the last round had on average. It never grows beyond sixteen times the run config's: a
+federation that has learnt all there is to learn is not driven on because it has bits left (our choice).
 """
 
 from __future__ import annotations
