@@ -74,3 +74,14 @@ def test_bloom_refuses_impossible_options() -> None:
     for hashes in (0, 33):
         with pytest.raises(ValueError, match="hashes"):
             Bloom(hashes=hashes)
+
+
+def test_small_bloom_filters_of_honest_clients_are_read() -> None:
+    theta = np.full(400_000, 60_000, np.uint16)
+    for slot in range(40):
+        shared = SharedState(theta, seed=5, round=1, slot=slot)
+        local = (theta / 65_536).astype(np.float32)
+        local[:: 400_000 // (2 + slot)] = 0.01
+        payload = get_codec("bloom").encode(local, shared)
+        wanted = shared.local_mask(local) != shared.mask()
+        assert ((get_codec("bloom").decode(payload, shared) != shared.mask()) | ~wanted).all()
