@@ -76,8 +76,8 @@ def summary(results: dict[str, Any], folder: Path) -> str:
             *_kept_lines(results, _mean(rounds, "uplink")),
             f"            {_total(rounds, 'uplink'):,} bytes in all, "
             f"and {sum(probe['uplink']['payload_bytes'].values()):,} for the head",
-            f"Downlink    {_mean(rounds, 'downlink'):.2f} bits per parameter and client, "
-            f"{_total(rounds, 'downlink'):,} bytes in all",
+            f"Downlink    {_mean(rounds, 'downlink'):.3f} bits per parameter and client, "
+            f"{_total(rounds, 'downlink') + _head_down(probe):,} bytes in all",
         ]
         lines += _class_lines(results)
         lines += _clients_lines(results)
@@ -197,6 +197,11 @@ def _line(cells: Sequence[str]) -> str:
 
 def _mean(rounds: list[dict[str, Any]], direction: str) -> float:
     return float(sum(entry[direction]["bpp"] for entry in rounds) / len(rounds))
+
+
+def _head_down(probe: dict[str, Any]) -> int:
+    """Bytes of the first model, where clients were asked about the head alone."""
+    return sum((probe.get("downlink") or {"payload_bytes": {}})["payload_bytes"].values())
 
 
 def _total(rounds: list[dict[str, Any]], direction: str) -> int:

@@ -38,7 +38,7 @@ class Keeper:
     Parameters
     ----------
     patience
-        Rounds without a better model after which a run may end; 0: never.
+        Models looked at without a better one after which a run may end; 0: never.
     """
 
     patience: int = 0
@@ -61,9 +61,12 @@ class Keeper:
         if best is None or accuracy > best.accuracy or (accuracy == best.accuracy and best.server_round):
             self.best = Kept(server_round, accuracy, tensors(), head)
 
-    def gave_up(self, server_round: int) -> bool:
-        """Whether the best model is older than patience allows."""
-        return bool(self.patience and self.best and server_round - self.best.server_round >= self.patience)
+    @property
+    def gave_up(self) -> bool:
+        """Whether so many models have been looked at since the best one that patience is at its end."""
+        if not self.patience or self.best is None:
+            return False
+        return sum(looked > self.best.server_round for looked, _ in self.checked) >= self.patience
 
     def state(self) -> Saved:
         """What goes on after a run was stopped."""

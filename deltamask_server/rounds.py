@@ -394,6 +394,6 @@ class RoundStrategy(Strategy):
                     server_round, tally, self._sent, self.digest, evaluation, seconds, validation, self._example
                 )
             )
-            if self.keeper.gave_up(server_round):
+            if self.keeper.gave_up:
                 break
         return result

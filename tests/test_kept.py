@@ -58,7 +58,7 @@ def test_without_images_held_out_nothing_is_kept() -> None:
     assert keeper.best is None
     assert keeper.first is None
     assert keeper.checked == []
-    assert not keeper.gave_up(100)
+    assert not keeper.gave_up
 
 
 def test_a_round_that_nobody_answered_is_passed_over() -> None:
@@ -75,11 +75,12 @@ def test_it_remembers_what_it_heard() -> None:
 
 
 def test_patience_ends_where_no_better_model_has_come_for_so_many_rounds() -> None:
-    keeper = looked(0.5, 0.9, 0.8, 0.7, patience=2)
-    assert [keeper.gave_up(number) for number in (1, 2, 3)] == [False, False, True]
-    assert not looked(0.5, 0.9, 0.8, 0.9, patience=2).gave_up(3), "one as good counts"
-    assert looked(0.5, 0.4, 0.4, patience=2).gave_up(2), "so do rounds that do not beat the head"
-    assert not looked(0.9, *[0.1] * 50).gave_up(50), "0 is patience without end"
+    course = (0.5, 0.9, 0.8, 0.7)
+    assert [looked(*course[:count], patience=2).gave_up for count in (2, 3, 4)] == [False, False, True]
+    assert not looked(0.5, 0.9, 0.8, 0.9, patience=2).gave_up, "one as good counts"
+    assert looked(0.5, 0.4, 0.4, patience=2).gave_up, "so do rounds that do not beat the head"
+    assert not looked(0.5, None, None, None, patience=2).gave_up, "rounds that nobody looked at do not"
+    assert not looked(0.9, *[0.1] * 50).gave_up, "0 is patience without end"
 
 
 @pytest.mark.parametrize("accuracies", [(0.5, 0.9, 0.7), (0.9, 0.8), (None, None), ()])
@@ -96,7 +97,7 @@ def test_a_state_goes_on_as_the_keeper_did(accuracies: tuple[float | None, ...])
         each.look(9, 0.85, lambda: {"theta": torch.tensor([9])}, head(9))
     assert kept(fresh) == kept(keeper)
     assert fresh.best.accuracy == keeper.best.accuracy
-    assert [fresh.gave_up(number) for number in (10, 11)] == [keeper.gave_up(number) for number in (10, 11)]
+    assert fresh.gave_up == keeper.gave_up
 
 
 def test_a_theta_of_sixteen_bits_survives_a_state() -> None:

@@ -113,7 +113,7 @@ def test_summary_says_what_a_person_asks_first(folder: RunFolder) -> None:
         "completed",
         "ridge head 0.5000 -> mean mask 0.7500, 50 % fewer errors",
         "2.0000 bits",
-        "16.00 bits",
+        "16.000 bits",
     ):
         assert part in text
     assert "1 replies were missing or dropped" in text

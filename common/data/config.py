@@ -82,5 +82,7 @@ class PatienceSection(Section):
     under: ClassVar[str] = "validation-fraction"
 
     patience: int = Field(
-        0, ge=0, description="End the run after so many rounds without a better model on the images held out; 0: never."
+        0,
+        ge=0,
+        description="End the run after so many evaluations without a better model on the images held out; 0: never.",
     )

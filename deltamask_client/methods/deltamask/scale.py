@@ -51,4 +51,4 @@ def gradient_scale(backbone: Backbone, head: Head, activations: Activations, see
         loss = F.cross_entropy(F.linear(features, weight, bias), target)
         gradients = torch.autograd.grad(loss, parameters)
         square += len(target) ** 2 * sum(float(gradient.square().sum()) for gradient in gradients)
-    return max(math.sqrt(square / count), 1e-12)
+    return max(math.sqrt(square / max(1, count)), 1e-12)

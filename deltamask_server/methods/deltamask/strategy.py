@@ -32,7 +32,7 @@ from common.models.heads.linear_probe import average_heads
 from common.saved import Saved
 from common.theta import ONE, Version, probabilities, quantise
 from common.uniforms import SERVER_CLIENT, stream_key
-from common.wire import max_payload_bytes
+from common.wire import HEADER_BYTES, max_payload_bytes
 from deltamask_server.downlink import Downlink
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
@@ -169,7 +169,8 @@ class DeltaMask(RoundStrategy):
         """Theta is what the rule makes of the masks, the head the mean of those trained, by examples."""
         theta, self._aggregate = self._rule.finish(self._folded)
         version, start, change = Version(theta), self._start, self._rule.change(self._folded)
-        self._steps.spent(8 * sum(len(sent.payload) for sent in self._relayed.values()) / len(self._relayed) / self.d)
+        body = sum(len(sent.payload) - HEADER_BYTES for sent in self._relayed.values())
+        self._steps.spent(8 * body / len(self._relayed) / self.d)
         if self._trains_head(server_round):
             # In the order of slots: a sum of floats depends on its order, and arrival is chance.
             self.head = average_heads([self._heads[slot] for slot in sorted(self._heads)])

@@ -107,6 +107,8 @@ class HeadRound(_Part):
     clients: Clients
     seconds: float
     broken_images: dict[int, int] = Field(default_factory=dict)
+    downlink: Traffic | None = None
+    """Of the first model, where clients were asked about the head alone."""
 
 
 class Round(_Part):

@@ -54,7 +54,7 @@ class ClientFigures:
     head: int
     up: int
     first_down: int
-    """Bytes of the first message of training, which brings the whole model."""
+    """Bytes of the first message, which brings the whole model."""
     later_down: int
     failed: Counter[str]
     broken_images: int
@@ -73,7 +73,7 @@ def totals(run: Run) -> Totals:
     return Totals(
         head=head.uplink.total if head else 0,
         up=sum(entry.uplink.total for entry in rounds),
-        down=sum(entry.downlink.total for entry in rounds),
+        down=sum(entry.downlink.total for entry in rounds) + _head_down(run),
         up_bits=_mean(entry.uplink.bpp for entry in rounds),
         down_bits=_mean(entry.downlink.bpp for entry in rounds),
         later_down_bits=_mean(entry.downlink.bpp for entry in rounds[1:]),
@@ -95,7 +95,7 @@ def traffic_after_rounds(run: Run) -> list[int]:
     """Bytes both ways so far: after the head round, and after each round."""
     head = run.results.head
     sizes = [entry.uplink.total + entry.downlink.total for entry in run.results.rounds]
-    return list(accumulate(sizes, initial=head.uplink.total if head else 0))
+    return list(accumulate(sizes, initial=(head.uplink.total if head else 0) + _head_down(run)))
 
 
 def client_figures(run: Run) -> list[ClientFigures]:
@@ -112,7 +112,8 @@ def client_figures(run: Run) -> list[ClientFigures]:
 def _of_client(run: Run, client: int) -> ClientFigures:
     rounds, head = run.results.rounds, run.results.head
     up = [entry.uplink.payload_bytes[client] for entry in rounds if client in entry.uplink.payload_bytes]
-    down = [entry.downlink.payload_bytes[client] for entry in rounds if client in entry.downlink.payload_bytes]
+    sent = [*([head.downlink] if head and head.downlink else []), *(entry.downlink for entry in rounds)]
+    down = [traffic.payload_bytes[client] for traffic in sent if client in traffic.payload_bytes]
     failed = Counter(entry.clients.failed_clients[client] for entry in rounds if client in entry.clients.failed_clients)
     if head and client in head.clients.failed_clients:
         failed[f"{head.clients.failed_clients[client]} (head round)"] += 1
@@ -130,6 +131,11 @@ def _of_client(run: Run, client: int) -> ClientFigures:
         held_out=_last(entry.validation.clients.get(client) for entry in rounds if entry.validation),
         personal=_last(entry.personal.clients.get(client) for entry in rounds if entry.personal),
     )
+
+
+def _head_down(run: Run) -> int:
+    head = run.results.head
+    return head.downlink.total if head and head.downlink else 0
 
 
 def _last(found: Iterable[OwnImages.Client | None]) -> float | None:
