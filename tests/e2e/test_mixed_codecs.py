@@ -35,7 +35,7 @@ def test_each_client_has_its_codec_and_theta_is_what_one_process_computes(tmp_pa
         assert ours["uplink"]["payload_bytes"] == theirs["uplink"]["payload_bytes"]
         assert ours["downlink"] == theirs["downlink"]
         assert ours["accuracy"] == theirs["accuracy"]
-        # A budget, entropy and a filter differ so much in size that they cannot have been confused.
+        # Three codecs of equal steps have three sizes: they cannot have been confused.
         relative, exact, bloom = (ours["uplink"]["payload_bytes"][str(client)] for client in range(3))
         assert 8 * relative <= BUDGET * deployed["model"]["masked_parameters"]
-        assert relative < exact < 0.9 * bloom
+        assert len({relative, exact, bloom}) == 3
