@@ -39,24 +39,11 @@ COMMON = {
     "eval-every": 3,
     "head": "ridge",
 }
-FIRST_VERSION = {
-    "score-optimiser": "adam",
-    "local-masks": "sample",
-    "aggregation": "beta",
-    "calibration": 0.0,
-    "validation-fraction": 0.0,
-}
-"""What the defaults were when the files here were made (November 2026): the paper's training and aggregation."""
-PAPER = {
-    "codec": "fuse8",
-    "fuse-candidates": False,
-    "kappa": 0.8,
-    "kappa-final": 0.4,
-    "aggregation": "beta",
-    "score-optimiser": "adam",
-    "local-masks": "sample",
-    "calibration": 0.0,
-}
+TRAINING = {"score-optimiser": "adam", "local-masks": "sample", "aggregation": "beta", "calibration": 0.0}
+"""The paper's training and aggregation."""
+FIRST_VERSION = TRAINING | {"validation-fraction": 0.0}
+"""What the defaults were when the files here were made (November 2026)."""
+PAPER = TRAINING | {"codec": "fuse8", "fuse-candidates": False, "kappa": 0.8, "kappa-final": 0.4}
 """As conf/paper.toml has it."""
 DATA = {"cifar10": "cifar10_10k.npz", "fashion": "fashion_mnist_20k.npz"}
 NAMES = {"cifar10": "CIFAR-10", "fashion": "Fashion-MNIST"}
@@ -72,9 +59,8 @@ RATES = (1e-4, 3e-4, 3e-5)
 
 def plans() -> Iterator[Plan]:
     """Every run, seed 1, then what was tried where DeltaMask is behind."""
-    rates = {
-        f"fedavg-{rate:g}": {"method": "fedavg", "weight-learning-rate": rate, "calibration": 0.0} for rate in RATES
-    }
+    fedavg = {"method": "fedavg", "calibration": 0.0, "validation-fraction": 0.0}
+    rates = {f"fedavg-{rate:g}": fedavg | {"weight-learning-rate": rate} for rate in RATES}
     for alpha in ALPHAS:
         for name, config in (METHODS | rates).items():
             for data, file in DATA.items():

@@ -163,7 +163,8 @@ class Codec(ABC):
         PayloadError
             As `decode`.
         """
-        return (self.decode(payload, shared).astype(np.int32) - shared.mask()) * ONE
+        n, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
+        return self._change_body(n, body, shared)
 
     def describe(self, n: int, body: bytes) -> Body:
         """Explain a body without theta: what can be read of it, and nothing decoded.
@@ -202,6 +203,10 @@ class Codec(ABC):
     @abstractmethod
     def _decode_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
         """Return the mask; raise PayloadError on anything odd."""
+
+    def _change_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.int32]:
+        """Return the change; raise PayloadError on anything odd."""
+        return (self._decode_body(n, body, shared).astype(np.int32) - shared.mask()) * ONE
 
 
 class DeltaCodec(Codec):

@@ -29,7 +29,6 @@ from common.codecs.state import SharedState
 from common.config.section import Section, Sections
 from common.errors import BadGeometry, ImplausibleDelta, TruncatedPayload
 from common.theta import ONE
-from common.wire import unpack_payload
 
 __all__ = ["Fuse8", "Fuse16", "Fuse32", "FuseCodec", "FuseSection", "check_fingerprints", "check_matches"]
 
@@ -133,16 +132,14 @@ class FuseCodec(DeltaCodec):
             + pack_png(fuse.fingerprints.view(np.uint8))
         )
 
-    def change(self, payload: bytes, shared: SharedState) -> NDArray[np.int32]:
+    def _change_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.int32]:
         """The flips read, less what the filter's mistakes add on average.
 
         A position tested is flipped by mistake with probability 2^-bits: downwards where u lies below theta, upwards
         where it does not. The two ranges of u that are tested differ in length, so mistakes do not cancel; what they
         add on average follows from theta and the threshold.
         """
-        n, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
-        mask = self._decode_body(n, body, shared)
-        change: NDArray[np.int32] = (mask.astype(np.int32) - shared.mask()) * ONE
+        change = super()._change_body(n, body, shared)
         if n:
             threshold = self._read_front(n, body).threshold
             change -= _mistakes(threshold, self.bits)[shared.theta]

@@ -79,7 +79,7 @@ from common.config.section import Section, Sections
 from common.errors import BadGeometry, ConfigError, OversizedPayload, TruncatedPayload
 from common.theta import ONE, quantise
 from common.uniforms import stream_key
-from common.wire import HEADER_BYTES, unpack_payload
+from common.wire import HEADER_BYTES
 
 __all__ = ["PRESETS", "Relative", "RelativeSection"]
 
@@ -201,9 +201,8 @@ class Relative(Codec):
         sums = (int(divergence(shared.theta[part], quantise(theta_local[part]), LOG2)[0]) for part in parts)
         return Bound("KL", sum(sums) / KL_ONE)
 
-    def change(self, payload: bytes, shared: SharedState) -> NDArray[np.int32]:
+    def _change_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.int32]:
         """The step times what the sample says beyond theta; nothing where a layer has not moved."""
-        n, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
         mask = self._decode_body(n, body, shared)
         _, _, code, at = read_front(body)
         change = np.rint(step_of(code) * (mask.astype(np.float64) * ONE - shared.theta)).astype(np.int32)
