@@ -49,10 +49,10 @@ __all__ = [
     "pack_model",
     "pack_update",
     "unpack_classes",
+    "unpack_gain",
     "unpack_hello",
     "unpack_model",
     "unpack_round",
-    "unpack_step",
     "unpack_update",
 ]
 
@@ -197,12 +197,12 @@ def unpack_round(content: RecordDict) -> tuple[int, int]:
     return int(order["round"]), int(order["slot"])  # type: ignore[arg-type]
 
 
-def unpack_step(content: RecordDict) -> float:
-    """The optimiser's step that a training message asks for; raises WrongFormat."""
-    step = content.config_records["round"].get("step")
-    if not isinstance(step, float) or not 0 < step < _LARGEST:
-        raise WrongFormat(f"a training message with step = {step!r}")
-    return step
+def unpack_gain(content: RecordDict) -> float:
+    """How much a change is to count, by a training message; raises WrongFormat."""
+    gain = content.config_records["round"].get("gain")
+    if not isinstance(gain, float) or not 2**-8 <= gain <= 2**6:
+        raise WrongFormat(f"a training message with gain = {gain!r}")
+    return gain
 
 
 def pack_update(parts: Mapping[str, bytes], metrics: Mapping[str, float], holds: bytes | None = None) -> RecordDict:

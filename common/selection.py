@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from common.theta import ONE
+from common.theta import ONE, quantise
 
-__all__ = ["bernoulli_kl", "cosine_kappa", "select_top"]
+__all__ = ["bernoulli_kl", "cosine", "largest_changes", "select_top"]
 
 
 def bernoulli_kl(p: NDArray[np.floating], q: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -47,11 +47,37 @@ def select_top(
     return np.sort(positions[best])
 
 
-def cosine_kappa(kappa: float, final: float, server_round: int, num_rounds: int) -> float:
-    """Cosine schedule from ``kappa`` in round 1 to ``final`` in the last round (the paper names the schedule; its end
-    is our choice).
+def largest_changes(
+    theta_local: NDArray[np.float32], theta: NDArray[np.uint16], left_out: float
+) -> NDArray[np.float32]:
+    """Local probabilities with the smallest changes taken back, those that share ``left_out`` of the squared change.
+
+    A flip costs as much, and has as much noise, whatever it stands for; what a change is worth goes with its square. So
+    what is worth its price is what has moved furthest (our choice; docs/algorithm.md, "Small changes").
+
+    Parameters
+    ----------
+    theta_local, theta
+        Local probabilities (float32, ``(d,)``) and global ones (uint16 grid, ``(d,)``).
+    left_out
+        In [0, 1).
+
+    Returns
+    -------
+    float32 ``(d,)``. All changes of one size, in 1/65536, go the same way: equal input gives equal output anywhere.
+    """
+    change = np.abs(quantise(theta_local).astype(np.int32) - theta)
+    count = np.bincount(change, minlength=1)
+    squared = np.cumsum(count * np.arange(len(count), dtype=np.int64) ** 2)
+    least = int(np.searchsorted(squared, left_out * float(squared[-1]), side="right"))
+    return np.where(change >= max(least, 1), theta_local, (theta / np.float32(ONE)).astype(np.float32))
+
+
+def cosine(first: float, final: float, server_round: int, num_rounds: int) -> float:
+    """Cosine schedule from ``first`` in round 1 to ``final`` in the last round: of kappa (the paper names the schedule;
+    its end is our choice), and of the step.
     """
     if num_rounds <= 1:
-        return kappa
+        return first
     progress = (server_round - 1) / (num_rounds - 1)
-    return final + (kappa - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    return final + (first - final) * 0.5 * (1 + math.cos(math.pi * progress))

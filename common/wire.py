@@ -21,6 +21,7 @@ from common.errors import (
     WrongRound,
     WrongSlot,
 )
+from common.gain import LARGEST_CODE, SMALLEST_CODE
 
 __all__ = [
     "FIELDS",
@@ -39,7 +40,7 @@ __all__ = [
 
 MAGIC = b"DM"
 VERSIONS = (1, 2)
-"""Those that this release reads. Version 2 differs in large filters, and in what of a sample counts."""
+"""Those that this release reads. Version 2 differs in large filters."""
 MASKS = 1
 """Method number of payloads that say which bits of a mask are 1: what codecs are for."""
 PLAIN = 0
@@ -58,10 +59,15 @@ class Field(NamedTuple):
 
 FIELDS = (
     Field("magic", "2s", "MUST be `DM`: anything else is not ours"),
-    Field("version", "B", "MUST be 1, or 2 for `fuse8`, `fuse16`, `fuse32` and `relative`; see [Versions](#versions)"),
+    Field("version", "B", "MUST be 1, or 2 for `fuse8`, `fuse16` and `fuse32`; see [Versions](#versions)"),
     Field("method", "B", "MUST be the number of the run's method, see [Methods](#methods)"),
     Field("codec", "B", "MUST be a number of the table below; clients of one run may use different codecs"),
-    Field("flags", "B", "MUST be 0; kept for later"),
+    Field(
+        "gain",
+        "b",
+        "a change counts 2^(gain / 8) times what the body says; MUST be -64 to 48, and 0 where masks are counted, or "
+        "there is no codec",
+    ),
     Field("round", "I", "MUST be this round: an old payload must not be counted again"),
     Field(
         "slot",
@@ -102,6 +108,8 @@ class Header:
     method: int = MASKS
     version: int = 1
     """Of the body; in what is expected of a payload, the newest that the codec reads."""
+    gain: int = 0
+    """Code of the gain (`common.gain`)."""
 
 
 def max_payload_bytes(d: int) -> int:
@@ -118,7 +126,7 @@ def pack_payload(header: Header, body: bytes) -> bytes:
         header.version,
         header.method,
         header.codec,
-        0,
+        header.gain,
         header.round,
         header.slot,
         header.d,
@@ -148,16 +156,18 @@ def read_header(payload: bytes) -> tuple[Header, bool]:
     """
     if len(payload) < HEADER_BYTES:
         raise TruncatedPayload(f"{len(payload)} bytes, but the header alone has {HEADER_BYTES}")
-    magic, version, method, codec, flags, round_, slot, d, n, digest, checksum = _LAYOUT.unpack_from(payload)
-    if magic != MAGIC or version not in VERSIONS or flags != 0:
+    magic, version, method, codec, gain, round_, slot, d, n, digest, checksum = _LAYOUT.unpack_from(payload)
+    if magic != MAGIC or version not in VERSIONS:
         known = " or ".join(map(str, VERSIONS))
-        raise WrongFormat(f"magic {magic!r}, version {version}, flags {flags}; expected {MAGIC!r}, {known}, 0")
+        raise WrongFormat(f"magic {magic!r}, version {version}; expected {MAGIC!r}, {known}")
+    if not SMALLEST_CODE <= gain <= LARGEST_CODE:
+        raise WrongFormat(f"a gain of 2^({gain} / 8)")
     view = memoryview(payload)
     intact = zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: HEADER_BYTES - 4])) == checksum
-    return Header(codec, round_, slot, d, n, digest, method, version), intact
+    return Header(codec, round_, slot, d, n, digest, method, version, gain), intact
 
 
-def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
+def unpack_payload(payload: bytes, expected: Header, any_gain: bool = False) -> tuple[Header, bytes]:
     """Check a payload against what the receiver knows.
 
     Parameters
@@ -166,11 +176,13 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
         The bytes received.
     expected
         Every field but ``n`` must be equal, except that the payload may have an older version.
+    any_gain
+        The gain need not be equal either.
 
     Returns
     -------
-    n, body
-        Number of positions carried, 0..d, and the codec's bytes.
+    header, body
+        What the payload says, with n in 0..d, and the codec's bytes.
 
     Raises
     ------
@@ -187,6 +199,8 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
         raise WrongFormat(f"method {found.method}, codec {found.codec}; expected {expected.method}, {expected.codec}")
     if found.version > expected.version:
         raise WrongFormat(f"version {found.version}; codec {found.codec} has none above {expected.version}")
+    if found.gain != expected.gain and not any_gain:
+        raise WrongFormat(f"changes that count 2^({found.gain} / 8) times, where they are not counted so")
     if found.round != expected.round:
         raise WrongRound(f"payload of round {found.round} in round {expected.round}")
     if found.slot != expected.slot:
@@ -197,4 +211,4 @@ def unpack_payload(payload: bytes, expected: Header) -> tuple[int, bytes]:
         raise WrongModel(
             f"delta against the model {found.base_digest.hex()}, but the round's is {expected.base_digest.hex()}"
         )
-    return found.n, payload[HEADER_BYTES:]
+    return found, payload[HEADER_BYTES:]

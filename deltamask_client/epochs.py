@@ -90,7 +90,7 @@ def run_epochs(
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == torch.bfloat16):
                 features = tail(tokens)
             logits = head(features.float())
-            loss = objective.loss(logits, target)
+            loss = objective.loss(logits, target, order[step].to(device))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             objective.add_gradient()

@@ -24,12 +24,14 @@ __all__ = [
     "calibrated",
     "kl_penalty",
     "optimiser_of",
+    "remembering",
     "sgd",
     "together",
+    "vacant_classes",
 ]
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Of logits ``(b, classes)`` and labels ``(b,)``: a scalar."""
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of logits ``(b, classes)``, labels ``(b,)`` and which of the site's images they are ``(b,)``: a scalar."""
 
 
 class Steps(Protocol):
@@ -53,11 +55,16 @@ def _nothing() -> None:
     return
 
 
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The paper's loss."""
+    return F.cross_entropy(logits, target)
+
+
 @dataclass(frozen=True)
 class Objective:
     """What local training minimises."""
 
-    loss: Loss = F.cross_entropy
+    loss: Loss = cross_entropy
     add_gradient: Callable[[], None] = _nothing
     """Called between the backward pass and the step: adds to the gradients of the parameters what does not come from
     the loss, as a penalty, a proximal term or a control variate does.
@@ -86,14 +93,46 @@ def calibrated(labels: NDArray[np.int64], classes: int, strength: float = 1.0) -
         0 is plain cross-entropy.
     """
     if strength == 0 or len(labels) == 0:
-        return F.cross_entropy
+        return cross_entropy
     counts = np.bincount(labels, minlength=classes) + _SMOOTHING * len(labels) / classes
     shift = torch.from_numpy((strength * np.log(counts / counts.sum())).astype(np.float32))
 
-    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def loss(logits: torch.Tensor, target: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(logits + shift.to(logits.device), target)
 
     return loss
+
+
+def vacant_classes(labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Classes that a site has no image of, ascending."""
+    return np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
+
+
+def remembering(loss: Loss, vacant: NDArray[np.int64], received: torch.Tensor, strength: float) -> Loss:
+    """A loss, and the cross-entropy of the classes that a site lacks with what the received model says of them.
+
+    Nothing at a site tells its vacant classes apart, and what others have learnt of them is lost while it trains for
+    its own. The received model's opinion of them, for each of the site's images, is kept instead (FedVLS, arXiv
+    2401.02329).
+
+    Parameters
+    ----------
+    loss
+        Of the classes that there are.
+    vacant
+        The others, at least two: among one there is nothing to tell.
+    received
+        Logits of the model as it was received, for all images of the site, ``(n, classes)``.
+    strength
+        Of what is added.
+    """
+    opinion = F.softmax(received[:, vacant], dim=1)
+
+    def both(logits: torch.Tensor, target: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        kept = F.cross_entropy(logits[:, vacant], opinion[rows])
+        return loss(logits, target, rows) + strength * kept
+
+    return both
 
 
 def kl_penalty(scores: Sequence[torch.Tensor], strength: float) -> Callable[[], None]:

@@ -34,7 +34,13 @@ SHARED: dict[str, str | int | float | bool] = {
     "seed": 7,
     "validation-fraction": 0.0,
 }
-PAPER = {"score-optimiser": "adam", "local-masks": "sample", "aggregation": "beta", "calibration": 0.0}
+PAPER = {
+    "score-optimiser": "adam",
+    "local-masks": "sample",
+    "aggregation": "beta",
+    "calibration": 0.0,
+    "vacant-distillation": 0.0,
+}
 KAPPA = PAPER | {"kappa": 0.8, "kappa-final": 0.4}
 SAMPLES = {"codec": "relative", "downlink": "relay"}
 FEDAVG = {"method": "fedavg", "calibration": 0.0}
@@ -46,9 +52,10 @@ RUNS: dict[str, dict[str, str | int | float | bool]] = {
     "default-relayed": {"downlink": "relay"},
     "default-part": {"participation": 0.4, "min-clients": 1, "num-server-rounds": 5},
     "default-fuse8": {"codec": "fuse8"},
-    "default-relative": SAMPLES | {"relative-step": 0.5},
+    "default-relative": SAMPLES,
     "default-bitmap": {"codec": "bitmap", "client-weights": "equal"},
     "sampled-penalised": {"local-masks": "sample", "kl-penalty": 0.1, "head": "ridge", **NO_PROBE, "target-bpp": 0.005},
+    "default-pathological": {"partitioner": "pathological", "classes-per-client": 4},
     "fuse8": KAPPA | {"codec": "fuse8"},
     "fuse8-all": KAPPA | {"codec": "fuse8", "fuse-candidates": False},
     "fuse16": KAPPA | {"codec": "fuse16"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ from common.messages import (
 from common.models.activations import Activations
 from common.models.backbone import load_backbone
 from common.models.heads import HEADS, Head
-from common.theta import Version, quantise, theta_digest
+from common.theta import ONE, Version, quantise, theta_digest
+from common.wire import read_header
 from deltamask_client.app import app
 from deltamask_client.epochs import Recipe
 from deltamask_client.methods.deltamask.client import make_codec
@@ -60,8 +62,8 @@ def evaluated_by(message: Message) -> Update:
 
 
 def order(server_round: int, slot: int = 0, **more: float) -> ConfigRecord:
-    """What a message says of the round; the step is that of the run config's default."""
-    return ConfigRecord({"round": server_round, "slot": slot, "step": 18.0, **more})
+    """What a message says of the round."""
+    return ConfigRecord({"round": server_round, "slot": slot, "gain": 1.0, **more})
 
 
 def ask(kind: str, content: RecordDict | None = None) -> Message:
@@ -93,8 +95,8 @@ def test_head_then_training_round(tmp_path: Path, backbone) -> None:
     d = backbone.masks.d
     theta = np.full(d, quantise(0.95))
     # The head is made of this client's own images alone: there is little left to learn, and Adam moves all the same.
-    run = CONFIG.replace(score_optimiser="adam")
-    content = RecordDict({"parts": model(theta, backbone, head), "round": order(2, slot=5, step=0.1)})
+    run = CONFIG.replace(score_optimiser="adam", learning_rate=0.1)
+    content = RecordDict({"parts": model(theta, backbone, head), "round": order(2, slot=5)})
     first = trained_by(app(ask(TRAIN, content), context(tmp_path, run)))
     shared = SharedState(theta, run.rounds.seed, 2, 5, backbone.masks.segments)
     mask = get_codec("exact").decode(first.parts["payload"], shared)
@@ -108,29 +110,58 @@ def test_head_then_training_round(tmp_path: Path, backbone) -> None:
     assert again.parts["payload"] == first.parts["payload"]
 
 
-@pytest.mark.parametrize("step", [None, 1, 0.0, -1.0, float("nan"), 1e13, "18"])
-def test_a_training_message_without_a_step_is_refused(tmp_path: Path, backbone, step: object) -> None:
+@pytest.mark.parametrize("gain", [None, 1, 0.0, -1.0, float("nan"), 65.0, 0.003, "1"])
+def test_a_training_message_without_a_gain_is_refused(tmp_path: Path, backbone, gain: object) -> None:
     head = Head(np.ones((10, 128), np.float32), np.zeros(10, np.float32))
-    record = ConfigRecord({"round": 1, "slot": 0} | ({} if step is None else {"step": step}))
+    record = ConfigRecord({"round": 1, "slot": 0} | ({} if gain is None else {"gain": gain}))
     content = RecordDict({"parts": model(np.full(backbone.masks.d, quantise(0.95)), backbone, head), "round": record})
     assert app(ask(TRAIN, content), context(tmp_path)).error.reason.startswith("WrongFormat")
 
 
-def test_the_servers_step_and_the_budget_of_the_clients_link_decide_how_far_it_goes(tmp_path: Path, backbone) -> None:
+def test_the_servers_gain_and_the_budget_of_the_clients_link_decide_how_much_is_sent(tmp_path: Path, backbone) -> None:
     run, theta = CONFIG.replace(target_bpp=0.01), np.full(backbone.masks.d, quantise(0.95))
     weight = np.random.default_rng(0).standard_normal((10, 128)).astype(np.float32) / 11
     arrays = model(theta, backbone, Head(weight, np.zeros(10, np.float32)))
+    shared = SharedState(theta, run.rounds.seed, 1, 0, backbone.masks.segments)
 
-    def flips(step: float, **node: float) -> int:
-        content = RecordDict({"parts": arrays, "round": order(1, step=step)})
+    def sent(gain: float, **node: Any) -> tuple[int, int]:
+        content = RecordDict({"parts": arrays, "round": order(1, gain=gain)})
         reply = trained_by(app(ask(TRAIN, content), context(tmp_path, run, **node)))
-        shared = SharedState(theta, run.rounds.seed, 1, 0, backbone.masks.segments)
-        return int((get_codec("exact").decode(reply.parts["payload"], shared) != shared.mask()).sum())
+        changes = np.unique(np.abs(get_codec(node.get("codec", "exact")).change(reply.parts["payload"], shared)))
+        return read_header(reply.parts["payload"])[0].n, int(changes[1])
 
-    whole = flips(18.0)
-    assert 0 < flips(9.0) < whole < flips(36.0)
-    assert flips(18.0, **{"target-bpp": 0.005}) == flips(9.0), "half the run's budget: half the step"
-    assert flips(18.0, **{"target-bpp": 0.02}) == whole, "a better link is no reason to go further"
+    flips, counts = sent(2.0)
+    assert counts == 2 * ONE
+    most, fewer = sent(1.0)[0], sent(4.0)[0]
+    assert 0 < 1.2 * fewer < flips < most / 1.2
+    assert sent(2.0, **{"target-bpp": 0.005}) == sent(4.0), "half the run's budget: twice the gain"
+    assert sent(2.0, **{"target-bpp": 0.02}) == sent(2.0), "a better link is no reason to send more"
+    assert sent(2.0, codec="fuse16")[1] in range(2 * ONE - 200, 2 * ONE + 1), "the same gain, less what mistakes add"
+
+
+@pytest.mark.filterwarnings("ignore:Classes")
+def test_a_site_keeps_what_the_received_model_says_of_classes_that_it_lacks(tmp_path: Path, backbone) -> None:
+    theta = np.full(backbone.masks.d, quantise(0.95))
+    weight = np.random.default_rng(0).standard_normal((10, 128)).astype(np.float32) / 11
+    arrays = model(theta, backbone, Head(weight, np.zeros(10, np.float32)))
+
+    def payload(strength: float, **config: Any) -> bytes:
+        run = CONFIG.replace(vacant_distillation=strength, **config)
+        content = RecordDict({"parts": arrays, "round": order(1)})
+        return trained_by(app(ask(TRAIN, content), context(tmp_path, run))).parts["payload"]
+
+    two_classes = {"partitioner": "pathological", "classes_per_client": 2, "local_epochs": 4}
+    assert payload(3.0, **two_classes) != payload(0.0, **two_classes)
+    assert payload(3.0) == payload(0.0), "a site that has all classes"
+
+
+@pytest.mark.filterwarnings("ignore:Classes")
+def test_a_site_with_a_single_class_has_nothing_to_learn_and_sends_nothing(tmp_path: Path, backbone) -> None:
+    run = CONFIG.replace(partitioner="pathological", classes_per_client=1)
+    weight = np.random.default_rng(0).standard_normal((10, 128)).astype(np.float32) / 11
+    arrays = model(np.full(backbone.masks.d, quantise(0.95)), backbone, Head(weight, np.zeros(10, np.float32)))
+    reply = trained_by(app(ask(TRAIN, RecordDict({"parts": arrays, "round": order(1)})), context(tmp_path, run)))
+    assert read_header(reply.parts["payload"])[0].n == 0
 
 
 def test_an_evaluation_scores_the_held_out_images_and_keeps_theta(tmp_path: Path, backbone) -> None:

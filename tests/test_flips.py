@@ -15,7 +15,9 @@ from common.codecs import CODECS, SharedState, get_codec
 from common.config.run import RunConfig
 from common.downlink import Relayed, apply_chain, join_chain, pack_change, pack_relay
 from common.errors import ConfigError, PayloadError
+from common.selection import largest_changes
 from common.theta import ONE, Version, probabilities, quantise
+from common.wire import read_header
 from tests.conftest import local_step
 
 D, SEED, SEGMENTS = 40_000, 3, (30_000, 10_000)
@@ -65,11 +67,11 @@ def test_the_mean_change_is_what_clients_learnt_and_its_variance_that_of_flips(c
     assert variance.mean() < masks.mean() / 2
 
 
-@pytest.mark.parametrize("step", [1.0, 0.5, 0.25])
-def test_a_sample_counts_by_its_step_and_its_mean_stays_right(step: float) -> None:
+@pytest.mark.parametrize("gain", [2.0, 1.0, 0.5, 0.25])
+def test_a_sample_counts_by_the_gain_and_its_mean_stays_right(gain: float) -> None:
     local = local_step(THETA, seed=1, size=0.15)
     learnt = local - THETA / ONE
-    codec = get_codec("relative", step=step)
+    codec = get_codec("relative", gain=gain)
     changes = []
     for slot in range(300):
         shared = SharedState(THETA, SEED, 1, slot, SEGMENTS)
@@ -78,26 +80,57 @@ def test_a_sample_counts_by_its_step_and_its_mean_stays_right(step: float) -> No
     slope = float(np.mean(changes, axis=0) @ learnt / (learnt @ learnt))
     assert slope == pytest.approx(1, abs=0.12)
     masks = (THETA / ONE) * (1 - THETA / ONE)
-    assert np.var(changes, axis=0).mean() == pytest.approx(step**2 * masks.mean(), rel=0.1)
+    assert np.var(changes, axis=0).mean() == pytest.approx(gain**2 * masks.mean(), rel=0.1)
     assert len(set(changes[0][THETA[0] == THETA])) == 2
 
 
-def test_half_the_step_costs_four_times_the_bits() -> None:
+def test_half_the_gain_costs_four_times_the_bits_of_a_sample() -> None:
     local = local_step(THETA, seed=1, size=0.15)
     shared = SharedState(THETA, SEED, 1, 0, SEGMENTS)
-    whole, half = (len(get_codec("relative", step=step).encode(local, shared)) - 38 for step in (1.0, 0.5))
+    whole, half = (len(get_codec("relative", gain=gain).encode(local, shared)) - 38 for gain in (1.0, 0.5))
     assert half == pytest.approx(4 * whole, rel=0.25)
 
 
-def test_a_damaged_step_is_refused() -> None:
+@pytest.mark.parametrize("codec", ["exact", "fuse16"])
+def test_twice_the_gain_has_half_the_flips_and_their_mean_stays_right(codec: str) -> None:
+    local = local_step(THETA, seed=1, size=0.3)
+    learnt = (local - THETA / ONE).astype(np.float64)
+    found = {}
+    for gain in (1.0, 2.0):
+        coder = get_codec(codec, gain=gain)
+        changes, flips = [], 0
+        for slot in range(100):
+            shared = SharedState(THETA, SEED, 1, slot, SEGMENTS)
+            payload = coder.encode(local, shared)
+            changes.append(coder.change(payload, shared) / ONE)
+            flips += read_header(payload)[0].n
+        mean = np.mean(changes, axis=0)
+        assert float(mean @ learnt / (learnt @ learnt)) == pytest.approx(1, abs=0.05)
+        found[gain] = flips, float(np.mean((mean - learnt) ** 2))
+    assert found[1.0][0] == pytest.approx(2 * found[2.0][0], rel=0.02)
+    # |change| - change^2 for each flip, times the gain
+    assert 1.9 * found[1.0][1] < found[2.0][1] < 3 * found[1.0][1]
+
+
+def test_small_changes_stay_where_they_were() -> None:
+    local = local_step(THETA, seed=1, size=0.3)
     shared = SharedState(THETA, SEED, 1, 0, SEGMENTS)
-    codec = get_codec("relative", step=0.5)
-    n, body = codec._encode_body(local_step(THETA, seed=1), shared)
-    for code in (0, 65, 255):
-        with pytest.raises(PayloadError):
-            codec._decode_body(n, body[:2] + bytes([code]) + body[3:], shared)
-    with pytest.raises(ConfigError):
-        get_codec("relative", step=2.0)
+    for gain in (1.0, 4.0):
+        sent = get_codec("exact", gain=gain, left_out=0.2).encode(local, shared)
+        kept = largest_changes(local, THETA, 0.2)
+        assert sent == get_codec("exact", gain=gain).encode(kept, shared)
+        assert 0 < read_header(sent)[0].n < read_header(get_codec("exact", gain=gain).encode(local, shared))[0].n
+
+
+def test_a_gain_is_no_mask_and_has_limits() -> None:
+    shared = SharedState(THETA, SEED, 1, 0, SEGMENTS)
+    for name in ("relative", "exact", "fuse8"):
+        payload = get_codec(name, gain=2.0).encode(local_step(THETA, seed=1), shared)
+        with pytest.raises(PayloadError, match="count"):
+            get_codec(name).decode(payload, shared)
+        for gain in (0.0, -1.0, 1 / 300, 70.0):
+            with pytest.raises(ValueError, match="gain"):
+                get_codec(name, gain=gain)
 
 
 def test_clients_count_by_their_examples_or_once() -> None:

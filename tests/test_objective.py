@@ -8,9 +8,21 @@ import torch
 import torch.nn.functional as F
 
 from common.config.run import RunConfig
-from deltamask_client.objective import Objective, adam, calibrated, kl_penalty, optimiser_of, sgd, together
+from deltamask_client.objective import (
+    Objective,
+    adam,
+    calibrated,
+    cross_entropy,
+    kl_penalty,
+    optimiser_of,
+    remembering,
+    sgd,
+    together,
+    vacant_classes,
+)
 
 CLASSES = 5
+ROWS = torch.arange(40)
 
 
 def logits_and_labels(n: int = 40, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,7 +34,7 @@ def logits_and_labels(n: int = 40, seed: int = 0) -> tuple[torch.Tensor, torch.T
 
 def gradient(loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     logits = logits.clone().requires_grad_()
-    (found,) = torch.autograd.grad(loss(logits, labels), logits)
+    (found,) = torch.autograd.grad(loss(logits, labels, torch.arange(len(labels))), logits)
     return found
 
 
@@ -34,7 +46,7 @@ def test_it_is_cross_entropy_with_the_logarithms_of_the_frequencies_added(streng
     logits, labels = logits_and_labels()
     counts = np.bincount(labels.numpy(), minlength=CLASSES)
     seen = counts > 0
-    found = calibrated(labels.numpy(), CLASSES, strength)(logits, labels)
+    found = calibrated(labels.numpy(), CLASSES, strength)(logits, labels, ROWS)
     shift = torch.from_numpy(np.log(np.where(seen, counts, 0.008) / len(labels))).float()
     assert found.item() == pytest.approx(F.cross_entropy(logits + strength * shift, labels).item(), rel=1e-3)
 
@@ -42,21 +54,21 @@ def test_it_is_cross_entropy_with_the_logarithms_of_the_frequencies_added(streng
 def test_a_strength_of_zero_is_plain_cross_entropy() -> None:
     logits, labels = logits_and_labels()
     for loss in (calibrated(labels.numpy(), CLASSES, 0.0), calibrated(np.zeros(0, np.int64), CLASSES)):
-        assert torch.equal(loss(logits, labels), F.cross_entropy(logits, labels))
+        assert torch.equal(loss(logits, labels, ROWS), F.cross_entropy(logits, labels))
 
 
 def test_equal_frequencies_change_nothing() -> None:
     logits, _ = logits_and_labels()
     labels = torch.arange(40) % CLASSES
     loss = calibrated(labels.numpy(), CLASSES)
-    torch.testing.assert_close(gradient(loss, logits, labels), gradient(F.cross_entropy, logits, labels))
+    torch.testing.assert_close(gradient(loss, logits, labels), gradient(cross_entropy, logits, labels))
 
 
 def test_a_site_with_a_single_class_learns_next_to_nothing() -> None:
     logits, _ = logits_and_labels()
     labels = torch.full((40,), 2)
     calm = gradient(calibrated(labels.numpy(), CLASSES), logits, labels)
-    plain = gradient(F.cross_entropy, logits, labels)
+    plain = gradient(cross_entropy, logits, labels)
     assert torch.isfinite(calm).all()
     assert calm.norm() < 0.01 * plain.norm(), "all of its images are explained by its having no others"
 
@@ -64,9 +76,39 @@ def test_a_site_with_a_single_class_learns_next_to_nothing() -> None:
 def test_the_logits_of_a_class_that_is_lacking_are_left_alone() -> None:
     logits, labels = logits_and_labels()
     calm, plain = (
-        gradient(loss, logits, labels)[:, -1].norm() for loss in (calibrated(labels.numpy(), CLASSES), F.cross_entropy)
+        gradient(loss, logits, labels)[:, -1].norm() for loss in (calibrated(labels.numpy(), CLASSES), cross_entropy)
     )
     assert calm < 0.01 * plain
+
+
+# -- classes that a site lacks
+
+
+def test_it_lacks_the_classes_without_images() -> None:
+    assert vacant_classes(np.array([0, 3, 3]), CLASSES).tolist() == [1, 2, 4]
+    assert vacant_classes(np.arange(CLASSES), CLASSES).tolist() == []
+
+
+def test_what_the_received_model_says_of_vacant_classes_is_kept() -> None:
+    logits, labels = logits_and_labels()
+    labels = labels % 2  # classes 2, 3 and 4 are vacant
+    vacant = vacant_classes(labels.numpy(), CLASSES)
+    received = torch.roll(logits, 1, dims=0)
+    loss = remembering(cross_entropy, vacant, received, 0.3)
+    expected = F.cross_entropy(logits, labels)
+    for row, logit in enumerate(logits):
+        opinion, now = (values[vacant].double().softmax(0) for values in (received[row], logit))
+        expected = expected - 0.3 * float((opinion * now.log()).sum()) / len(logits)
+    assert loss(logits, labels, ROWS).item() == pytest.approx(expected.item(), rel=1e-5)
+    chosen = torch.tensor([7, 3])
+    assert loss(logits[chosen], labels[chosen], chosen).item() != loss(logits[chosen], labels[chosen], ROWS[:2]).item()
+
+
+def test_an_opinion_that_has_not_changed_has_no_gradient() -> None:
+    logits, labels = logits_and_labels()
+    loss = remembering(cross_entropy, np.array([2, 3, 4]), logits, 1.0)
+    plain = gradient(cross_entropy, logits, labels)
+    torch.testing.assert_close(gradient(loss, logits, labels), plain, atol=1e-7, rtol=1e-4)
 
 
 # -- the penalty
@@ -111,7 +153,7 @@ def test_the_penalty_is_flat_where_training_starts_and_absent_at_strength_zero()
 
 def test_an_objective_is_plain_cross_entropy_unless_it_says_otherwise() -> None:
     logits, labels = logits_and_labels()
-    assert torch.equal(Objective().loss(logits, labels), F.cross_entropy(logits, labels))
+    assert torch.equal(Objective().loss(logits, labels, ROWS), F.cross_entropy(logits, labels))
     Objective().add_gradient()
 
 

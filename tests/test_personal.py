@@ -89,7 +89,7 @@ def train(tmp_path: Path, run: RunConfig, model: bytes, head: Head, server_round
     content = pack_classes(tuple("0123456789"))
     name = "theta" if run.method.name == "deltamask" else "weights"
     content["parts"] = pack_model({name: model, "head": head.to_bytes()})
-    content["round"] = ConfigRecord({"round": server_round, "slot": 0, "step": 0.1})
+    content["round"] = ConfigRecord({"round": server_round, "slot": 0, "gain": 1.0})
     message = Message(content, dst_node_id=1, message_type=TRAIN)
     message.metadata.__dict__["_message_id"] = "m"
     context = Context(0, 0, node_values(tmp_path, **values), RecordDict(), run.as_dict())

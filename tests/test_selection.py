@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from common.selection import bernoulli_kl, cosine_kappa, select_top
-from common.theta import quantise
+from common.selection import bernoulli_kl, cosine, largest_changes, select_top
+from common.theta import ONE, quantise
 
 
 def test_kl_against_the_definition_and_at_the_ends() -> None:
@@ -27,9 +27,31 @@ def test_the_furthest_moved_positions_are_kept_and_ties_go_to_the_lower() -> Non
 
 
 def test_kappa_falls_along_a_cosine() -> None:
-    values = [cosine_kappa(0.8, 0.4, r, 5) for r in range(1, 6)]
+    values = [cosine(0.8, 0.4, r, 5) for r in range(1, 6)]
     assert values[0] == pytest.approx(0.8)
     assert values[2] == pytest.approx(0.6)
     assert values[-1] == pytest.approx(0.4)
     assert values == sorted(values, reverse=True)
-    assert cosine_kappa(0.8, 0.4, 1, 1) == 0.8
+    assert cosine(0.8, 0.4, 1, 1) == 0.8
+
+
+@pytest.mark.parametrize("left_out", [0.0, 0.1, 0.5, 0.9])
+def test_the_smallest_changes_are_taken_back(left_out: float) -> None:
+    rng = np.random.default_rng(4)
+    theta = quantise(rng.uniform(0.1, 0.9, 5000))
+    before = (theta / np.float32(ONE)).astype(np.float32)
+    local = np.clip(before + 0.03 * rng.standard_t(3, 5000).astype(np.float32), 0, 1).astype(np.float32)
+    kept = largest_changes(local, theta, left_out)
+    square = (local - before).astype(np.float64) ** 2
+    stays = kept == before
+    assert np.array_equal(kept[~stays], local[~stays])
+    assert square[stays].sum() <= (left_out + 1e-3) * square.sum()
+    assert square[stays].sum() >= (left_out - 5e-3) * square.sum()
+    if left_out:
+        assert square[stays].max() <= square[~stays].min() + 1e-5
+
+
+def test_where_nothing_has_changed_nothing_is_taken_back() -> None:
+    theta = quantise(np.linspace(0.1, 0.9, 100))
+    same = (theta / np.float32(ONE)).astype(np.float32)
+    assert np.array_equal(largest_changes(same, theta, 0.1), same)

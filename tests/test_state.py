@@ -36,7 +36,7 @@ SHARED = {
     "seed": 7,
 }
 SIGNS = {"method": "hidenseek", "backbone": "lenet", "masked_blocks": 0, "head": "random", "density": 0.2}
-PAPER = {"score_optimiser": "adam", "aggregation": "beta", "calibration": 0.0}
+PAPER = {"score_optimiser": "adam", "aggregation": "beta", "calibration": 0.0, "vacant_distillation": 0.0}
 RUNS: dict[str, dict[str, object]] = {
     "default": {"participation": 0.4},
     "exact, posterior remembered": PAPER | {"codec": "exact", "participation": 0.4},

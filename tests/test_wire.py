@@ -25,7 +25,7 @@ def test_layout_is_the_documented_one() -> None:
     assert payload[:30].hex() == "444d010101000700000003000000e80300000c0000000001020304050607"
     assert payload[30:34].hex() == "fe80b2e3"
     assert payload[34:] == b"body"
-    assert unpack_payload(payload, HEADER) == (12, b"body")
+    assert unpack_payload(payload, HEADER) == (HEADER, b"body")
 
 
 def test_each_mismatch_is_an_error_of_its_own() -> None:

@@ -39,7 +39,13 @@ COMMON = {
     "eval-every": 3,
     "head": "ridge",
 }
-TRAINING = {"score-optimiser": "adam", "local-masks": "sample", "aggregation": "beta", "calibration": 0.0}
+TRAINING = {
+    "score-optimiser": "adam",
+    "local-masks": "sample",
+    "aggregation": "beta",
+    "calibration": 0.0,
+    "vacant-distillation": 0.0,
+}
 """The paper's training and aggregation."""
 FIRST_VERSION = TRAINING | {"validation-fraction": 0.0}
 """What the defaults were when the files here were made (November 2026)."""

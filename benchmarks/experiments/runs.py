@@ -20,6 +20,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common.config.cache_path import default_cache_path
 
 __all__ = ["ROOT", "Plan", "command_line", "load"]
@@ -52,7 +54,8 @@ def _run(plan: Plan, data: Path, folder: Path, cache: Path) -> Path:
         local["weights"] = str(data / plan.config["weights"])
     with tempfile.TemporaryDirectory(prefix="deltamask-experiment-") as workplace:
         config, nodes = Path(workplace) / "run.toml", Path(workplace) / "nodes.json"
-        clients = [{"partition-id": k, "num-partitions": plan.supernodes} for k in range(plan.supernodes)]
+        everywhere = {"num-partitions": plan.supernodes, "precision": "float32"}  # on a GPU too, where auto is bfloat16
+        clients = [{"partition-id": k} | everywhere for k in range(plan.supernodes)]
         if plan.sites is not None:
             local["dataset"], own = plan.sites(data, Path(workplace) / "sites")
             clients = [client | {"data": name} for client, name in zip(clients, own, strict=True)]
@@ -83,6 +86,7 @@ def _condense(results: dict[str, Any]) -> dict[str, Any]:
     return {
         "config": config,
         "versions": results["versions"],
+        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "model": results["model"],
         "linear_probe": {"accuracy": probe["accuracy"], "bytes": _total(probe["uplink"])},
         "kept": {key: value for key, value in results["kept"].items() if key != "classes"},

@@ -39,13 +39,7 @@ SPLIT_NAMES = {"a0.1": "Dirichlet 0.1", "two": "two classes each", "a10": "Diric
 SEEDS = (1, 2, 3)
 METHODS: dict[str, dict[str, Any]] = {
     "deltamask": {},
-    "relative": {
-        "codec": "relative",
-        "downlink": "relay",
-        "relative-step": 0.6,
-        "score-step": 36.0,
-        "target-bpp": 0.0115,
-    },
+    "relative": {"codec": "relative", "downlink": "relay"},
     "paper": PAPER,
 }
 

@@ -43,6 +43,13 @@ class FlipsSection(Section):
         description="Whether a client counts by its number of images, rounded to a power of two, or once. Few "
         "different weights make few different steps, which cost less on the way down and say less of who took which.",
     )
+    target_bpp: float = Field(
+        0.01,
+        ge=0,
+        le=32,
+        description="Budget of updates, in bits per parameter, in the mean of a run: the server sets the gain of the "
+        "next rounds, how much a change counts, by what payloads had so far. What needs less has less. 0: no budget.",
+    )
     flips_clip: float = Field(
         0.01,
         gt=2**-16,

@@ -14,11 +14,12 @@ from common.codecs.state import SharedState
 from common.config.section import Section, Sections
 from common.config.shared import RoundsSection
 from common.errors import EncodeError
-from common.selection import cosine_kappa, select_top
+from common.gain import gain_code, gain_of, spread
+from common.selection import cosine, largest_changes, select_top
 from common.theta import ONE
 from common.wire import Header, pack_payload, unpack_payload
 
-__all__ = ["Body", "Bound", "Client", "Codec", "DeltaCodec", "KappaSection", "entropy_bits", "kappa_of"]
+__all__ = ["Body", "Bound", "Client", "Codec", "DeltaCodec", "DeltaSection", "delta_options", "entropy_bits"]
 
 
 class Body(NamedTuple):
@@ -39,7 +40,7 @@ class Bound(NamedTuple):
     """For all positions, header not included."""
 
 
-class KappaSection(Section):
+class DeltaSection(Section):
     """Of codecs that send a delta."""
 
     title: ClassVar[str] = "Codecs `fuse8`, `fuse16`, `fuse32`, `exact`, `bloom`"
@@ -49,6 +50,14 @@ class KappaSection(Section):
         1.0, gt=0, le=1, description="Share of the changed bits that is sent, in the first round; 0.8 is the paper's."
     )
     kappa_final: float = Field(1.0, gt=0, le=1, description="The same in the last round; a cosine lies between.")
+
+    change_left_out: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Under `flips`: share of the squared change of a client's probabilities that it does not send, "
+        "that of the smallest changes: they have most of the flips, and little of what was learnt.",
+    )
 
     @model_validator(mode="after")
     def _falls(self) -> Self:
@@ -69,6 +78,8 @@ class Client(NamedTuple):
     """Where the client computes."""
     counts_changes: bool = True
     """Whether the aggregation rule folds `Codec.change`, or masks."""
+    gain: float = 1.0
+    """How much a change counts; 1 where masks are folded."""
 
 
 def entropy_bits(ones: int, total: int) -> float:
@@ -91,6 +102,9 @@ class Codec(ABC):
     ----------
     keep
         kappa of this call, in (0, 1]: the share of changed positions that a delta codec sends.
+    gain
+        How much a change counts, in [1/256, 64], rounded to an eighth of an octave (`common.gain`). Payloads with
+        another one than 1 are for `change` alone.
     """
 
     name: ClassVar[str]
@@ -101,21 +115,24 @@ class Codec(ABC):
     counts: ClassVar[str]
     """What the header's n counts."""
     growth: ClassVar[float] = 1.0
-    """Payloads of twice the step are about 2^growth times as long."""
+    """Payloads of half the gain, or of twice the change, are about 2^growth times as long."""
+    gains: ClassVar[tuple[float, float, float]] = (1.0, 1.0, 1.0)
+    """The gain of the first round, where there is a budget; the least, where there is none; and the largest."""
     samples: ClassVar[bool] = False
     """Whether what arrives is a sample: no mask of the client's own, and so never wrong."""
     sections: ClassVar[tuple[type[Section], ...]] = ()
     """Sections of the run config that it reads."""
 
-    def __init__(self, keep: float = 1.0) -> None:
+    def __init__(self, keep: float = 1.0, gain: float = 1.0) -> None:
         if not 0 < keep <= 1:
             raise ValueError(f"keep must be in (0, 1], got {keep}")
         self.keep = keep
+        self._gain = gain_code(gain)
 
     @classmethod
     def from_config(cls, run: Sections, client: Client) -> Self:
         """The codec of one client in a round."""
-        return cls()
+        return cls(gain=client.gain)
 
     def encode(self, theta_local: NDArray[np.float32], shared: SharedState) -> bytes:
         """Encode local probabilities.
@@ -140,8 +157,8 @@ class Codec(ABC):
             raise EncodeError(f"theta_local has shape {theta_local.shape}, theta has {shared.theta.shape}")
         if np.isnan(theta_local).any():
             raise EncodeError("theta_local holds NaN: local training diverged; lower learning-rate")
-        n, body = self._encode_body(theta_local, shared)
-        return pack_payload(self._header(shared, n, self.version(n)), body)
+        n, body = self._encode_body(spread(theta_local, shared.theta, self._gain), shared)
+        return pack_payload(self._header(shared, n, self.version(n), self._gain), body)
 
     def decode(self, payload: bytes, shared: SharedState) -> NDArray[np.bool_]:
         """Decode a payload into m_k as the server sees it, bool ``(d,)``.
@@ -151,20 +168,21 @@ class Codec(ABC):
         PayloadError
             Whatever is wrong with the payload, by a subclass of its own; nothing else.
         """
-        n, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
-        return self._decode_body(n, body, shared)
+        found, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
+        return self._decode_body(found.n, body, shared)
 
     def change(self, payload: bytes, shared: SharedState) -> NDArray[np.int32]:
         """Decode a payload into an estimate of theta_k - theta, int32 ``(d,)`` in 1/65536, whose mean over the shared
-        uniforms is right: m_k - m_g here, since E[m_g] = theta is known.
+        uniforms is right: the gain times m_k - m_g here, since E[m_g] = theta is known.
 
         Raises
         ------
         PayloadError
             As `decode`.
         """
-        n, body = unpack_payload(payload, self._header(shared, 0, self.newest_version))
-        return self._change_body(n, body, shared)
+        found, body = unpack_payload(payload, self._header(shared, 0, self.newest_version), any_gain=True)
+        change = self._change_body(found.n, body, shared)
+        return change if found.gain == 0 else np.rint(change * gain_of(found.gain)).astype(np.int32)
 
     def describe(self, n: int, body: bytes) -> Body:
         """Explain a body without theta: what can be read of it, and nothing decoded.
@@ -184,7 +202,7 @@ class Codec(ABC):
         return Body({}, {"body": len(body)})
 
     def bound(self, theta_local: NDArray[np.float32], shared: SharedState) -> Bound | None:
-        """The limit that this codec is to be measured against, for this input; None if it names none."""
+        """The limit that this codec is to be measured against, for this input and gain 1; None if it names none."""
         return None
 
     def version(self, n: int) -> int:
@@ -193,8 +211,8 @@ class Codec(ABC):
         """
         return 1
 
-    def _header(self, shared: SharedState, n: int, version: int) -> Header:
-        return Header(self.number, shared.round, shared.slot, shared.d, n, shared.digest, shared.method, version)
+    def _header(self, shared: SharedState, n: int, version: int, gain: int = 0) -> Header:
+        return Header(self.number, shared.round, shared.slot, shared.d, n, shared.digest, shared.method, version, gain)
 
     @abstractmethod
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
@@ -205,20 +223,33 @@ class Codec(ABC):
         """Return the mask; raise PayloadError on anything odd."""
 
     def _change_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.int32]:
-        """Return the change; raise PayloadError on anything odd."""
+        """Return the change for a gain of 1; raise PayloadError on anything odd."""
         return (self._decode_body(n, body, shared).astype(np.int32) - shared.mask()) * ONE
 
 
 class DeltaCodec(Codec):
-    """A codec of the selected delta: the positions where m_k differs from m_g, the top ``keep`` of them by KL."""
+    """A codec of the selected delta: the positions where m_k differs from m_g, the top ``keep`` of them by KL.
+
+    Parameters
+    ----------
+    keep, gain
+        Of every codec.
+    left_out
+        Share of the squared change that is not sent, `common.selection.largest_changes`.
+    """
 
     counts: ClassVar[str] = "flips"
-    sections: ClassVar[tuple[type[Section], ...]] = (KappaSection,)
+    gains: ClassVar[tuple[float, float, float]] = (2.0, 1.0, 64.0)
+    sections: ClassVar[tuple[type[Section], ...]] = (DeltaSection,)
 
     @classmethod
     def from_config(cls, run: Sections, client: Client) -> Self:
         """With this round's kappa."""
-        return cls(kappa_of(run, client))
+        return cls(**delta_options(run, client))
+
+    def __init__(self, keep: float = 1.0, gain: float = 1.0, left_out: float = 0.0) -> None:
+        super().__init__(keep, gain)
+        self.left_out = left_out
 
     def selected_delta(self, theta_local: NDArray[np.float32], shared: SharedState) -> NDArray[np.int64]:
         """Positions to send, int64, ascending."""
@@ -230,6 +261,8 @@ class DeltaCodec(Codec):
         return Bound("entropy", entropy_bits(len(self.selected_delta(theta_local, shared)), shared.d))
 
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
+        if self.left_out:
+            theta_local = largest_changes(theta_local, shared.theta, self.left_out)
         positions = self.selected_delta(theta_local, shared)
         return len(positions), self.encode_positions(positions, shared)
 
@@ -245,7 +278,9 @@ class DeltaCodec(Codec):
         """Return the flips, bool ``(d,)``."""
 
 
-def kappa_of(run: Sections, client: Client) -> float:
-    """The share of the flips that is sent in a round."""
-    keys = run[KappaSection]
-    return cosine_kappa(keys.kappa, keys.kappa_final, client.server_round, run[RoundsSection].num_server_rounds)
+def delta_options(run: Sections, client: Client) -> dict[str, float]:
+    """What the run config says of delta codecs in a round. Where masks are counted, small changes count as well."""
+    keys = run[DeltaSection]
+    keep = cosine(keys.kappa, keys.kappa_final, client.server_round, run[RoundsSection].num_server_rounds)
+    left_out = keys.change_left_out if client.counts_changes else 0.0
+    return {"keep": keep, "gain": client.gain, "left_out": left_out}

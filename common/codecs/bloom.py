@@ -48,8 +48,8 @@ class Bloom(DeltaCodec):
     name = "bloom"
     number = 7
 
-    def __init__(self, keep: float = 1.0, hashes: int = 8) -> None:
-        super().__init__(keep)
+    def __init__(self, keep: float = 1.0, gain: float = 1.0, left_out: float = 0.0, hashes: int = 8) -> None:
+        super().__init__(keep, gain, left_out)
         if not 1 <= hashes <= _MOST_HASHES:
             raise ValueError(f"hashes must be 1 to {_MOST_HASHES}, got {hashes}")
         self.hashes = hashes

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from common.codecs.base import Body, Bound, Client, DeltaCodec, KappaSection, kappa_of
+from common.codecs.base import Body, Bound, Client, DeltaCodec, DeltaSection, delta_options
 from common.codecs.binary_fuse import BinaryFuseFilter, build_filter, check_geometry
 from common.codecs.distance import UNIT, distance_histogram, distances, uniform_bounds
 from common.codecs.fuse_geometry import TIGHT_KEYS
@@ -68,8 +68,8 @@ class FuseCodec(DeltaCodec):
 
     Parameters
     ----------
-    keep
-        kappa of this call, in (0, 1].
+    keep, gain, left_out
+        Of every delta codec.
     candidates
         Send a threshold, so that the receiver tests fewer positions; False is the paper. The payload says which: a
         decoder reads both.
@@ -77,16 +77,16 @@ class FuseCodec(DeltaCodec):
 
     bits: ClassVar[int]
     newest_version: ClassVar[int] = 2
-    sections: ClassVar[tuple[type[Section], ...]] = (KappaSection, FuseSection)
+    sections: ClassVar[tuple[type[Section], ...]] = (DeltaSection, FuseSection)
 
-    def __init__(self, keep: float = 1.0, candidates: bool = True) -> None:
-        super().__init__(keep)
+    def __init__(self, keep: float = 1.0, gain: float = 1.0, left_out: float = 0.0, candidates: bool = True) -> None:
+        super().__init__(keep, gain, left_out)
         self.candidates = candidates
 
     @classmethod
     def from_config(cls, run: Sections, client: Client) -> Self:
         """With this round's kappa."""
-        return cls(kappa_of(run, client), run[FuseSection].fuse_candidates)
+        return cls(**delta_options(run, client), candidates=run[FuseSection].fuse_candidates)
 
     def version(self, n: int) -> int:
         """Version 2 has smaller filters of many keys. They are read as ever, but are other bytes, with other mistakes,

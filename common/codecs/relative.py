@@ -20,23 +20,17 @@ weights p(x) / q(x) and sends its index: b bits for a whole block of positions, 
 * **Rate control**: ``target_bpp`` scales the step between the log-odds of theta and theta_local by the largest g <= 1
   that fits. KL goes with g^2. Only the encoder knows g.
 
-* **Step** (our choice): what is encoded is theta + (theta_local - theta) / step, and the receiver takes the step times
-  what a sample says. Its mean stays right wherever the enlarged probability lies in (0, 1); the sampling noise, which
-  theta would gather round by round, falls by step^2, and the bits grow by 1 / step^2. Any code of little information
-  pays so: bits times noise is what the update is worth, and the step says where to stand.
-
 Where nothing changed there are no blocks, and the decoder returns m_g, which is a sample of Bern(theta) as good as any.
-``keep`` is ignored: a sample has no delta to thin out, and its size is set by ``step`` and ``target_bpp``.
+``keep`` is ignored: a sample has no delta to thin out, and its size is set by ``gain`` and ``target_bpp``.
 
 Body, after the common header whose n is the number of blocks:
 
 ====== ============ ====================================================================================================
 offset bytes        what
 ====== ============ ====================================================================================================
-0      1            b, bits of an index, 6..14: there are 2^b candidates; with the top bit set, a step follows
+0      1            b, bits of an index, 6..14: there are 2^b candidates
 1      1            target, predicted KL of a block in 1/16 bits, 1..255
-2      0 or 1       c of the step 2^(-c / 8), 1..64; without it the step is 1
-..     S            one scale for each of the S segments: 0 is 0, c is 2^((c - 161) / 8) bits
+2      S            one scale for each of the S segments: 0 is 0, c is 2^((c - 161) / 8) bits
 ..     ceil(n b/8)  the n indices of b bits, most significant bit first, without gaps; zero bits fill the last byte
 ====== ============ ====================================================================================================
 """
@@ -53,16 +47,7 @@ from pydantic import Field
 
 from common.codecs.base import Body, Bound, Client, Codec
 from common.codecs.parallel import for_parts
-from common.codecs.relative_body import (
-    MOST_STEP,
-    PART,
-    STEPPED,
-    enlarged,
-    pack_indices,
-    read_front,
-    step_of,
-    unpack_indices,
-)
+from common.codecs.relative_body import PART, pack_indices, read_front, unpack_indices
 from common.codecs.relative_kernels import (
     EXP2,
     KL_ONE,
@@ -98,13 +83,6 @@ class RelativeSection(Section):
 
     relative_preset: Literal["fast", "default", "small"] = Field(
         "default", description="Effort of the codec `relative`: more candidates are slower, and their payloads smaller."
-    )
-    relative_step: float = Field(
-        0.25,
-        ge=2**-8,
-        le=1,
-        description="Codec `relative`, under `flips`: how much of a sample counts. Half of it has a quarter of the "
-        "noise, and four times the bits.",
     )
 
 
@@ -146,8 +124,6 @@ class Relative(Codec):
     device
         Torch device on which the encoder weighs the candidates, for instance ``"cuda"``; None for compiled loops on the
         CPU. The bytes are the same.
-    step
-        Share of a sample that counts in `change`, in [1/256, 1], rounded to the nearest 2^(-c / 8).
 
     Raises
     ------
@@ -160,7 +136,7 @@ class Relative(Codec):
     counts: ClassVar[str] = "blocks"
     samples: ClassVar[bool] = True
     growth: ClassVar[float] = 2.0
-    newest_version: ClassVar[int] = 2
+    gains: ClassVar[tuple[float, float, float]] = (1.0, 0.25, 64.0)
     sections: ClassVar[tuple[type[Section], ...]] = (RelativeSection,)
 
     @classmethod
@@ -168,8 +144,7 @@ class Relative(Codec):
         """With the client's own budget, if it has one; on its GPU, if it computes there."""
         keys = run[RelativeSection]
         device = client.device if client.device.startswith("cuda") else None
-        step = keys.relative_step if client.counts_changes else 1.0
-        return cls(preset=keys.relative_preset, target_bpp=client.target_bpp or 0.0, device=device, step=step)
+        return cls(preset=keys.relative_preset, target_bpp=client.target_bpp or 0.0, device=device, gain=client.gain)
 
     def __init__(
         self,
@@ -177,23 +152,16 @@ class Relative(Codec):
         preset: str = "default",
         target_bpp: float = 0.0,
         device: str | None = None,
-        step: float = 1.0,
+        gain: float = 1.0,
     ) -> None:
-        super().__init__(keep)
+        super().__init__(keep, gain)
         if preset not in PRESETS:
             raise ConfigError(f"preset = {preset!r}: choose one of {', '.join(PRESETS)}")
         if not 0 <= target_bpp < math.inf:
             raise ConfigError(f"target-bpp = {target_bpp}: must be 0 (no limit) or above")
         self.preset = preset
-        if not 2 ** (-MOST_STEP / 8) <= step <= 1:
-            raise ConfigError(f"relative-step = {step}: must be in [1/256, 1]")
         self.target_bpp = target_bpp
         self.device = device
-        self._step_code = round(-8 * math.log2(step))
-
-    def version(self, n: int) -> int:
-        """Version 2 may have a step."""
-        return 2 if self._step_code else 1
 
     def bound(self, theta_local: NDArray[np.float32], shared: SharedState) -> Bound | None:
         """The sum of KL(Bern(theta_local) || Bern(theta)): what a sample costs at least, on average."""
@@ -202,10 +170,10 @@ class Relative(Codec):
         return Bound("KL", sum(sums) / KL_ONE)
 
     def _change_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.int32]:
-        """The step times what the sample says beyond theta; nothing where a layer has not moved."""
+        """What the sample says beyond theta; nothing where a layer has not moved."""
         mask = self._decode_body(n, body, shared)
-        _, _, code, at = read_front(body)
-        change = np.rint(step_of(code) * (mask.astype(np.float64) * ONE - shared.theta)).astype(np.int32)
+        _, _, at = read_front(body)
+        change = mask.astype(np.int32) * ONE - shared.theta
         sizes = _segments(shared)
         ends = np.cumsum(sizes).tolist()
         for scale, size, end in zip(body[at : at + len(sizes)], sizes, ends, strict=True):
@@ -215,7 +183,7 @@ class Relative(Codec):
 
     def describe(self, n: int, body: bytes) -> Body:
         """Explain a body: bits of an index, target and scales. The number of layers follows from what is left."""
-        bits, target, code, front = read_front(body)
+        bits, target, front = read_front(body)
         indices = -(-n * bits // 8)
         layers = len(body) - front - indices
         if layers < 0:
@@ -225,18 +193,17 @@ class Relative(Codec):
             "index": f"{bits} bits: one of {1 << bits:,} candidates",
             "block": f"{target / 16:g} bits of KL, as predicted",
             "layers": f"{layers:,}, {still:,} of them without any change",
-            "step": f"{step_of(code):.3g} of a sample counts",
         }
-        return Body(fields, {"bits, target and step": front, "scales": layers, "indices": indices})
+        return Body(fields, {"bits and target": front, "scales": layers, "indices": indices})
 
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
         bits, target = PRESETS[self.preset]
-        local, code = np.empty(shared.d, dtype=np.uint16), self._step_code
+        local = np.empty(shared.d, dtype=np.uint16)
         for start in range(0, shared.d, PART):
             part = slice(start, start + PART)
-            local[part] = quantise(enlarged(theta_local[part], shared.theta[part], code))
+            local[part] = quantise(theta_local[part])
         plan = _plan(local, shared, target)
-        front = bytes((bits | STEPPED, target, code)) if code else bytes((bits, target))
+        front = bytes((bits, target))
         if self.target_bpp:
             room = int(self.target_bpp * shared.d / 8) - HEADER_BYTES - len(front) - len(plan.scales)
             local, plan = _fit(local, plan, shared, target, most=max(8 * room, 0) // bits)
@@ -267,7 +234,7 @@ class Relative(Codec):
         return indices
 
     def _decode_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
-        bits, target, _, at = read_front(body)
+        bits, target, at = read_front(body)
         front = at + len(_segments(shared))
         size = front + -(-n * bits // 8)
         if len(body) != size:

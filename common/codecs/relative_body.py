@@ -1,4 +1,4 @@
-"""What stands in a payload of ``relative``: its front, its step, and indices of some bits each."""
+"""What stands in a payload of ``relative``: its front, and indices of some bits each."""
 
 from __future__ import annotations
 
@@ -6,45 +6,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import BadGeometry, TruncatedPayload
-from common.theta import ONE
 
-__all__ = ["MOST_STEP", "PART", "STEPPED", "enlarged", "pack_indices", "read_front", "step_of", "unpack_indices"]
+__all__ = ["PART", "pack_indices", "read_front", "unpack_indices"]
 
-STEPPED = 0x80
-"""Set beside the bits of an index where a step follows."""
-MOST_STEP = 64
-"""Largest code of a step: 2^-8."""
 PART = 1 << 20
 """Positions, or indices to pack, handled at a time: bounds what is allocated beside inputs and output. A multiple of 8,
 so that packed parts end on whole bytes."""
+_FRONT_BYTES = 2
 _MIN_BITS, _MAX_BITS = 6, 14
 
 
-def read_front(body: bytes) -> tuple[int, int, int, int]:
-    """Bits of an index, target, code of the step, and the bytes that they take; checked."""
-    stepped = bool(body) and bool(body[0] & STEPPED)
-    size = 3 if stepped else 2
-    if len(body) < size:
-        raise TruncatedPayload(f"{len(body)} bytes of body; bits, target and step alone have {size}")
-    bits, target, code = body[0] & ~STEPPED, body[1], body[2] if stepped else 0
+def read_front(body: bytes) -> tuple[int, int, int]:
+    """Bits of an index, target, and the bytes that they take; checked."""
+    if len(body) < _FRONT_BYTES:
+        raise TruncatedPayload(f"{len(body)} bytes of body; bits and target alone have {_FRONT_BYTES}")
+    bits, target = body[0], body[1]
     if not _MIN_BITS <= bits <= _MAX_BITS or target == 0:
         raise BadGeometry(f"blocks of {target}/16 bits with indices of {bits} bits")
-    if stepped and not 1 <= code <= MOST_STEP:
-        raise BadGeometry(f"a step of 2^-({code}/8)")
-    return bits, target, code, size
-
-
-def step_of(code: int) -> float:
-    """The share of a sample that counts, 2^(-code / 8)."""
-    return float(2.0 ** (-code / 8))
-
-
-def enlarged(local: NDArray[np.float32], theta: NDArray[np.uint16], code: int) -> NDArray[np.float64]:
-    """``theta + (local - theta) / step``, in [0, 1]."""
-    if code == 0:
-        return local.astype(np.float64)
-    before = theta / ONE
-    return np.clip(before + (local - before) / step_of(code), 0, 1)
+    return bits, target, _FRONT_BYTES
 
 
 def pack_indices(indices: NDArray[np.uint16], bits: int) -> bytes:

@@ -49,6 +49,8 @@ _MAX_SLOTS = 1024
 """Every receiver draws a mask for each client: this bounds the work that a message can ask for."""
 _MOST_WAYS = 4096
 _LEVELS = 9
+_FURTHEST = 128 * ONE
+"""A flip counts as much as the largest gain, 64; what mistakes are corrected by comes on top."""
 _FRONT = struct.Struct("<IH")
 _SHORT, _LONG = struct.Struct("<H"), struct.Struct("<I")
 
@@ -150,8 +152,8 @@ def unpack_change(body: bytes, before: NDArray[np.uint16], seed: int, segments: 
         raise BadGeometry("bytes after the last move")
     change = common[index]
     change[positions] += moves
-    if (np.abs(change) > 2 * ONE).any():  # a flip is 1; what mistakes are corrected by comes on top
-        raise BadGeometry("a probability moves by more than 2")
+    if (np.abs(change) > _FURTHEST).any():
+        raise BadGeometry(f"a probability moves by more than {_FURTHEST // ONE}")
     return moved(before, change.astype(np.int32), clip)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from common.models.activations import Activations
 from common.models.class_figures import confusion_matrix
 
-__all__ = ["Scored", "loss_and_accuracy", "score_images"]
+__all__ = ["Scored", "logits_of", "loss_and_accuracy", "score_images"]
 
 
 class Scored(NamedTuple):
@@ -26,6 +26,14 @@ class Scored(NamedTuple):
     """Share of the images named right."""
     confusion: NDArray[np.int64]
     """Images of each class by what they are taken for, ``(classes, classes)``."""
+
+
+@torch.no_grad()
+def logits_of(
+    tail: nn.Module, head: Callable[[torch.Tensor], torch.Tensor], activations: Activations, batch_size: int
+) -> torch.Tensor:
+    """Logits of images, of each its first view: float32 ``(n, classes)``; parameters of `score_images`."""
+    return torch.cat([head(tail(tokens)).float() for _, tokens in activations.batches(batch_size)])
 
 
 @torch.no_grad()

@@ -9,8 +9,16 @@ from pydantic import Field
 
 from common.config.section import Section, Sections
 from common.config.shared import RoundsSection
+from common.selection import cosine
 
-__all__ = ["AdamSection", "DeltaMaskSection", "GradientStepsSection", "HeadTrainingSection", "frozen_head_rounds"]
+__all__ = [
+    "AdamSection",
+    "DeltaMaskSection",
+    "GradientStepsSection",
+    "HeadTrainingSection",
+    "frozen_head_rounds",
+    "step_of",
+]
 
 
 class DeltaMaskSection(Section):
@@ -31,6 +39,12 @@ class DeltaMaskSection(Section):
     )
     initial_theta: float = Field(
         0.95, gt=0, lt=1, description="Probability of every mask bit at the start; 1 would be the pre-trained function."
+    )
+    vacant_distillation: float = Field(
+        0.3,
+        ge=0,
+        description="Times the cross-entropy, among the classes that a site lacks, with what the received model says "
+        "of its images, added to the loss: so it does not unlearn them, for a forward pass more.",
     )
     kl_penalty: float = Field(
         0.0,
@@ -60,19 +74,15 @@ class GradientStepsSection(Section):
     under: ClassVar[str] = "score-optimiser"
 
     score_step: float = Field(
-        24.0,
+        200.0,
         gt=0,
-        description="The first step on the scores, as a vector, for one image with a random label: so it goes with "
-        "backbone, head and images, and needs no search for each of them.",
+        description="The step on the scores in the first round, as a vector, for one image with a random label, at a "
+        "site that has all classes alike: so it goes with backbone, head, images and labels, and needs no search.",
+    )
+    score_step_final: float = Field(
+        20.0, gt=0, description="The same in the last round; a cosine lies between, so that what is learnt settles."
     )
     score_momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of these steps, within a round.")
-    target_bpp: float = Field(
-        0.009,
-        ge=0,
-        le=32,
-        description="Budget of an update, in bits per parameter: the server corrects the step of the next round by "
-        "what the clients' payloads had on average, up to sixteen times the first one. 0: the step stays as it is.",
-    )
 
 
 class AdamSection(Section):
@@ -96,3 +106,11 @@ class HeadTrainingSection(Section):
 def frozen_head_rounds(run: Sections) -> int:
     """Rounds of masked training before those that train the head too."""
     return run[RoundsSection].num_server_rounds - run[DeltaMaskSection].head_finetune_rounds
+
+
+def step_of(run: Sections, server_round: int) -> float:
+    """The step of local training in a round: Adam's, or that of gradient steps before it is scaled."""
+    if run[DeltaMaskSection].score_optimiser == "adam":
+        return run[AdamSection].learning_rate
+    keys = run[GradientStepsSection]
+    return cosine(keys.score_step, keys.score_step_final, server_round, run[RoundsSection].num_server_rounds)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from common.aggregation.config import AggregationSection
 from common.aggregation.flips import FlipsRule
-from common.codecs.base import KappaSection
+from common.codecs.base import DeltaSection
 from common.codecs.config import CodecSection
 from common.config.section import Section, Sections
 from common.config.shared import CalibrationSection, RoundsSection
@@ -44,7 +44,7 @@ class DeltaMask(Method):
 
     def check(self, run: Sections) -> None:
         """The head is trained in the last of the rounds that there are; flips are not dropped where each counts."""
-        kappa = run[KappaSection]
+        kappa = run[DeltaSection]
         if run[AggregationSection].aggregation == FlipsRule.name and kappa.kappa_final < 1:
             raise ConfigError(
                 f"run config: kappa = {kappa.kappa}, kappa-final = {kappa.kappa_final}: dropping flips by their size "

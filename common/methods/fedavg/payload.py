@@ -64,9 +64,9 @@ def unpack_weights(
         As `common.wire.unpack_payload`; WrongModel for another number of weights, BadMetric for one that is not finite
         or above `LARGEST`.
     """
-    n, body = unpack_payload(payload, _header(count, server_round, slot, base, method))
-    if n != count:
-        raise WrongModel(f"{n} weights; {count} are needed")
+    found, body = unpack_payload(payload, _header(count, server_round, slot, base, method))
+    if found.n != count:
+        raise WrongModel(f"{found.n} weights; {count} are needed")
     return read_weights(body, count)
 
 

@@ -92,8 +92,8 @@ def unpack_ticket(
         mask with another number of ones than the header's n or with ones behind its end, BadMetric for a value that
         is not finite or above `LARGEST`.
     """
-    n, body = unpack_payload(payload, _header(count, 0, server_round, slot, base))
-    size = (count + 7) // 8
+    found, body = unpack_payload(payload, _header(count, 0, server_round, slot, base))
+    n, size = found.n, (count + 7) // 8
     if len(body) < size + 4 * n:
         raise TruncatedPayload(f"{len(body)} bytes; a mask of {count} weights and {n} of them have {size + 4 * n}")
     if len(body) > size + 4 * n:

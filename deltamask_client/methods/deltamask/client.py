@@ -9,6 +9,7 @@ from flwr.app import RecordDict
 
 from common.aggregation import RULES
 from common.aggregation.config import AggregationSection
+from common.aggregation.flips import FlipsSection
 from common.codecs import CODECS, Codec
 from common.codecs.base import Client
 from common.codecs.config import CodecSection
@@ -17,22 +18,23 @@ from common.config.node import NodeConfig
 from common.config.run import RunConfig
 from common.config.shared import CalibrationSection
 from common.downlink import apply_chain, max_chain_bytes
-from common.messages import Part, unpack_model, unpack_round, unpack_step
+from common.messages import Part, unpack_gain, unpack_model, unpack_round
 from common.methods.deltamask.config import (
     DeltaMaskSection,
     GradientStepsSection,
     HeadTrainingSection,
     frozen_head_rounds,
+    step_of,
 )
-from common.models.accuracy import score_images
+from common.models.accuracy import logits_of, score_images
 from common.models.heads import Head
 from common.theta import Version, probabilities, scores
 from deltamask_client.answer import Answer
 from deltamask_client.methods.base import ClientMethod, head_from
-from deltamask_client.methods.deltamask.scale import gradient_scale
+from deltamask_client.methods.deltamask.scale import gradient_scale, label_entropy
 from deltamask_client.methods.deltamask.store import Held, ThetaStore
 from deltamask_client.methods.deltamask.training import train_masks
-from deltamask_client.objective import Objective, OptimiserOf, adam, calibrated, sgd
+from deltamask_client.objective import Objective, OptimiserOf, adam, calibrated, remembering, sgd, vacant_classes
 from deltamask_client.personal import personal_test
 from deltamask_client.site import Site, device_of, progress_of, recipe_of
 
@@ -70,16 +72,15 @@ class DeltaMaskClient(ClientMethod):
         site, version, head, holds = self._receive(message)
         trains_head = server_round > frozen_head_rounds(run)
         seed = self.training_seed(server_round)
-        loss = calibrated(site.labels, len(site.classes), run[CalibrationSection].calibration)
+        optimiser = self._optimiser(server_round, site, version, head, seed)
+        objective = self._objective(site, version, head)
         result = train_masks(
             site.backbone,
             head,
             site.activations,
             site.labels,
             version.theta,
-            recipe_of(
-                run, self.node, self._optimiser(unpack_step(message), site, version, head, seed), Objective(loss)
-            ),
+            recipe_of(run, self.node, optimiser, objective),
             seed=seed,
             sampled=keys.local_masks == "sample",
             penalty=keys.kl_penalty,
@@ -87,7 +88,7 @@ class DeltaMaskClient(ClientMethod):
             progress=progress_of(run, site, server_round),
         )
         shared = SharedState.of(version, run.rounds.seed, server_round, slot, site.backbone.masks.segments)
-        payload = make_codec(run, self.node, server_round).encode(result.theta, shared)
+        payload = make_codec(run, self.node, server_round, unpack_gain(message)).encode(result.theta, shared)
         site.backbone.masks.set_multiplier(torch.from_numpy(result.theta))
         personal = personal_test(run, self.node, server_round, site, result.head)
         parts = {"payload": payload} | ({"head": result.head.to_bytes()} if trains_head else {})
@@ -103,16 +104,26 @@ class DeltaMaskClient(ClientMethod):
         batch_size = self.run.evaluation.eval_batch_size
         return Answer.of(site, score_images(site.backbone.tail, head, site.activations, site.labels, batch_size), holds)
 
-    def _optimiser(self, step: float, site: Site, version: Version, head: Head, seed: int) -> OptimiserOf:
-        """The run's, with a step that the server says: of Adam as it is, of gradient steps by their scale here."""
-        run = self.run
+    def _objective(self, site: Site, version: Version, head: Head) -> Objective:
+        """The run's loss, for the classes that the site has, and for those that it lacks."""
+        run, classes = self.run, len(site.classes)
+        loss = calibrated(site.labels, classes, run[CalibrationSection].calibration)
+        vacant, strength = vacant_classes(site.labels, classes), run[DeltaMaskSection].vacant_distillation
+        if strength and len(site.labels) and len(vacant) > 1:
+            site.backbone.masks.set_multiplier(torch.from_numpy(probabilities(version.theta)))
+            received = logits_of(site.backbone.tail, head, site.activations, run.evaluation.eval_batch_size)
+            loss = remembering(loss, vacant, received, strength)
+        return Objective(loss)
+
+    def _optimiser(self, server_round: int, site: Site, version: Version, head: Head, seed: int) -> OptimiserOf:
+        """The run's: Adam as it is, gradient steps by what suits this network and this site."""
+        run, step = self.run, step_of(self.run, server_round)
         if run[DeltaMaskSection].score_optimiser == "adam":
             return adam(step)
-        keys, own, masks = run[GradientStepsSection], self.node.target_bpp, site.backbone.masks
-        if own and keys.target_bpp:  # a link of its own: the step that fits it, as far as the run's budget tells
-            step *= min(1.0, (own / keys.target_bpp) ** (1 / _codec_of(run, self.node).growth))
-        masks.load_scores(torch.from_numpy(scores(version.theta)), sampled=False)
-        return sgd(step / gradient_scale(site.backbone, head, site.activations, seed), keys.score_momentum)
+        site.backbone.masks.load_scores(torch.from_numpy(scores(version.theta)), sampled=False)
+        scale = gradient_scale(site.backbone, head, site.activations, seed)
+        step *= label_entropy(site.labels, len(site.classes))
+        return sgd(step / scale, run[GradientStepsSection].score_momentum)
 
     def _receive(self, message: RecordDict, validation: bool = False) -> _Received:
         held = self._store.load()
@@ -126,12 +137,18 @@ class DeltaMaskClient(ClientMethod):
         return _Received(site, version, head, version.digest if kept else None)
 
 
-def make_codec(run: RunConfig, node: NodeConfig, server_round: int) -> Codec:
-    """The codec of one client in a round: its own, or the run's."""
+def make_codec(run: RunConfig, node: NodeConfig, server_round: int, gain: float = 1.0) -> Codec:
+    """The codec of one client in a round: its own, or the run's.
+
+    The gain is what the server asks for. With another codec, it is as far from that one's first gain; with a budget of
+    the client's own below the run's, it is as much larger as fits that.
+    """
+    usual, codec = (CODECS[name] for name in (run[CodecSection].codec, node.codec or run[CodecSection].codec))
     counts_changes = RULES[run[AggregationSection].aggregation].observes == "change"
-    client = Client(server_round, node.target_bpp, device_of(node), counts_changes)
-    return _codec_of(run, node).from_config(run, client)
-
-
-def _codec_of(run: RunConfig, node: NodeConfig) -> type[Codec]:
-    return CODECS[node.codec or run[CodecSection].codec]
+    if counts_changes:
+        budget = run[FlipsSection].target_bpp
+        narrow = max(1.0, budget / node.target_bpp) if budget and node.target_bpp else 1.0
+        first, least, largest = codec.gains
+        gain = min(max(gain * first / usual.gains[0] * narrow ** (1 / codec.growth), least), largest)
+    client = Client(server_round, node.target_bpp, device_of(node), counts_changes, gain)
+    return codec.from_config(run, client)

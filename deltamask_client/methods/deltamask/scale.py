@@ -1,4 +1,4 @@
-"""How steep the loss is for a network, a head and images, whatever their labels: what steps are divided by."""
+"""What makes one step fit all networks and sites: how steep the loss is, and how much there is to tell apart."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from common.models.activations import Activations
 from common.models.backbone import Backbone
 from common.models.heads import Head
 
-__all__ = ["gradient_scale"]
+__all__ = ["gradient_scale", "label_entropy"]
 
 _BATCHES, _BATCH = 4, 8
 """Enough: gradients of the scores have millions of entries, and their norm differs little between images."""
@@ -52,3 +53,21 @@ def gradient_scale(backbone: Backbone, head: Head, activations: Activations, see
         gradients = torch.autograd.grad(loss, parameters)
         square += len(target) ** 2 * sum(float(gradient.square().sum()) for gradient in gradients)
     return max(math.sqrt(square / max(1, count)), 1e-12)
+
+
+def label_entropy(labels: NDArray[np.int64], classes: int) -> float:
+    """Entropy of a site's labels as a share of what it is where all classes are alike, in [0, 1].
+
+    It is what a site's calibrated loss can fall by. Where few classes are, they are soon told apart, and every further
+    step is drift; with a single one there is nothing to learn. So steps are multiplied by it (our choice).
+
+    Parameters
+    ----------
+    labels
+        Of the site's images, ``(n,)``.
+    classes
+        Of the run.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    shares = counts[counts > 0] / max(1, len(labels))
+    return float(-(shares * np.log(shares)).sum() / math.log(max(2, classes)))

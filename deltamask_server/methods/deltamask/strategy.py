@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from common.aggregation import RULES, Rule, fold_payload
 from common.aggregation.config import AggregationSection
 from common.aggregation.flips import FlipsRule
-from common.codecs import CODECS, SharedState
-from common.codecs.config import CodecSection
+from common.codecs import SharedState
 from common.codecs.shared_masks import SharedMasks
 from common.downlink import Relayed, pack_change, pack_exact, pack_relay
 from common.downlink.config import DownlinkSection
@@ -37,7 +36,7 @@ from deltamask_server.downlink import Downlink
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.methods.deltamask.files import MaskForm, MeanForm
-from deltamask_server.methods.deltamask.step_control import StepControl
+from deltamask_server.methods.deltamask.gain_control import GainControl
 from deltamask_server.model_form import ModelForm
 from deltamask_server.rounds import RoundStrategy
 from deltamask_server.setting import Setting
@@ -77,7 +76,7 @@ class DeltaMask(RoundStrategy):
         *,
         segments: Sequence[int],
         rule: Rule[Any] | None = None,
-        steps: StepControl | None = None,
+        gains: GainControl | None = None,
         downlink: str = "exact",
         initial_theta: float = 0.95,
         frozen_head_rounds: float = math.inf,
@@ -86,7 +85,7 @@ class DeltaMask(RoundStrategy):
         super().__init__(enrolment, **options)
         self._segments = tuple(segments)
         self._rule: Rule[Any] = rule or FlipsRule()
-        self._steps = steps or StepControl(0.1)
+        self._gains = gains or GainControl()
         self._version = Version(np.full(self.d, quantise(initial_theta), dtype=np.uint16))
         self._form = downlink
         self._downlink = Downlink(
@@ -108,7 +107,7 @@ class DeltaMask(RoundStrategy):
             setting.enrolment,
             segments=setting.backbone.masks.segments,
             rule=RULES[run[AggregationSection].aggregation].from_config(run),
-            steps=StepControl.from_config(run, CODECS[run[CodecSection].codec].growth),
+            gains=GainControl.from_config(run),
             downlink=run[DownlinkSection].downlink,
             initial_theta=run[DeltaMaskSection].initial_theta,
             frozen_head_rounds=frozen_head_rounds(run),
@@ -140,8 +139,8 @@ class DeltaMask(RoundStrategy):
         return payload | ({"head": Part(self._head_bytes)} if self._trains_head(server_round) else {})
 
     def orders(self, server_round: int) -> dict[str, float]:
-        """The step to take."""
-        return {"step": self._steps.step}
+        """How much a change is to count."""
+        return {"gain": self._gains.gain}
 
     def begin_round(self, server_round: int) -> None:
         """Start as the rule does, from what earlier rounds have left or anew."""
@@ -170,7 +169,7 @@ class DeltaMask(RoundStrategy):
         theta, self._aggregate = self._rule.finish(self._folded)
         version, start, change = Version(theta), self._start, self._rule.change(self._folded)
         body = sum(len(sent.payload) - HEADER_BYTES for sent in self._relayed.values())
-        self._steps.spent(8 * body / len(self._relayed) / self.d)
+        self._gains.spent(8 * body / len(self._relayed) / self.d, server_round)
         if self._trains_head(server_round):
             # In the order of slots: a sum of floats depends on its order, and arrival is chance.
             self.head = average_heads([self._heads[slot] for slot in sorted(self._heads)])
@@ -210,7 +209,12 @@ class DeltaMask(RoundStrategy):
         return (
             Saved(
                 {"theta": self.theta},
-                {"rule": self._rule.name, "remembers": self._aggregate is not None, "step": self._steps.step},
+                {
+                    "rule": self._rule.name,
+                    "remembers": self._aggregate is not None,
+                    "gain": self._gains.gain,
+                    "bpp": self._gains.total,
+                },
             )
             | remembered.under("aggregate")
             | self._downlink.state().under("downlink")
@@ -227,7 +231,7 @@ class DeltaMask(RoundStrategy):
         self._version = Version(theta)
         self._aggregate = self._rule.load_state(saved.part("aggregate")) if saved.values["remembers"] else None
         self._downlink.load_state(saved.part("downlink"), self._version)
-        self._steps.step = float(saved.values["step"])
+        self._gains.gain, self._gains.total = float(saved.values["gain"]), float(saved.values["bpp"])
 
     def summary(self) -> None:
         """Print what this strategy is."""

@@ -102,6 +102,7 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     """
     from common.codecs import codec_of
     from common.errors import ChecksumMismatch, PayloadError, WrongFormat, WrongModel
+    from common.gain import gain_of
     from common.methods import method_of
     from common.wire import HEADER_BYTES, read_header
 
@@ -118,6 +119,7 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
         ("round, slot", f"{header.round:,}, {header.slot:,}"),
         ("d", f"{header.d:,} masked weights"),
         ("n", f"{header.n:,} {codec.counts}" + (f", {100 * header.n / header.d:.3g} % of d" if header.d else "")),
+        *([("gain", f"each change counts {gain_of(header.gain):.3g} times")] if header.gain else []),
         ("base digest", header.base_digest.hex()),
         ("checksum", "fits" if intact else "does not fit"),
     ]
