@@ -109,28 +109,33 @@ def vacant_classes(labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]
 
 
 def remembering(loss: Loss, vacant: NDArray[np.int64], received: torch.Tensor, strength: float) -> Loss:
-    """A loss, and the cross-entropy of the classes that a site lacks with what the received model says of them.
+    """A loss, and what the received model says of the classes that a site lacks.
 
-    Nothing at a site tells its vacant classes apart, and what others have learnt of them is lost while it trains for
-    its own. The received model's opinion of them, for each of the site's images, is kept instead (FedVLS, arXiv
-    2401.02329).
+    Nothing at a site tells its vacant classes apart, or from its own: the calibrated loss leaves that alone, and
+    training moves it all the same. So the received model's opinion of it is kept, for each of the site's images: the
+    probabilities of the vacant classes, and that of all others together. Among those the site learns. FedVLS (arXiv
+    2401.02329) keeps the opinion among vacant classes; the place of the others in it is our choice.
 
     Parameters
     ----------
     loss
         Of the classes that there are.
     vacant
-        The others, at least two: among one there is nothing to tell.
+        The others, at least one.
     received
         Logits of the model as it was received, for all images of the site, ``(n, classes)``.
     strength
-        Of what is added.
+        Of the cross-entropy that is added.
     """
-    opinion = F.softmax(received[:, vacant], dim=1)
+    own = np.setdiff1d(np.arange(received.shape[1]), vacant)
+
+    def merged(logits: torch.Tensor) -> torch.Tensor:
+        return torch.cat([logits[:, own].logsumexp(1, keepdim=True), logits[:, vacant]], dim=1)
+
+    opinion = F.softmax(merged(received), dim=1)
 
     def both(logits: torch.Tensor, target: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        kept = F.cross_entropy(logits[:, vacant], opinion[rows])
-        return loss(logits, target, rows) + strength * kept
+        return loss(logits, target, rows) + strength * F.cross_entropy(merged(logits), opinion[rows])
 
     return both
 

@@ -70,4 +70,4 @@ def test_masks_are_counted_as_they_are() -> None:
     assert gains(sized, 1.0, 0.1) == [1.0, 1.0]
     flips = GainControl.from_config(RunConfig(codec="relative", target_bpp=0.5, num_server_rounds=3))
     assert (flips.gain, flips.least, flips.target_bpp, flips.growth) == (1.0, 0.25, 0.5, 2.0)
-    assert list(flips.steps) == pytest.approx([200.0, 110.0, 20.0])
+    assert list(flips.steps) == pytest.approx([130.0, 71.5, 13.0])

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from common.config.run import RunConfig
+from deltamask_client.methods.deltamask.scale import share_of_step
 from deltamask_client.objective import (
     Objective,
     adam,
@@ -97,11 +98,22 @@ def test_what_the_received_model_says_of_vacant_classes_is_kept() -> None:
     loss = remembering(cross_entropy, vacant, received, 0.3)
     expected = F.cross_entropy(logits, labels)
     for row, logit in enumerate(logits):
-        opinion, now = (values[vacant].double().softmax(0) for values in (received[row], logit))
+        opinion, now = (values.double().softmax(0) for values in (received[row], logit))
+        opinion, now = (torch.cat([p[:2].sum()[None], p[2:]]) for p in (opinion, now))
         expected = expected - 0.3 * float((opinion * now.log()).sum()) / len(logits)
     assert loss(logits, labels, ROWS).item() == pytest.approx(expected.item(), rel=1e-5)
     chosen = torch.tensor([7, 3])
     assert loss(logits[chosen], labels[chosen], chosen).item() != loss(logits[chosen], labels[chosen], ROWS[:2]).item()
+
+
+def test_among_its_own_classes_a_site_is_free() -> None:
+    logits, labels = logits_and_labels()
+    loss = remembering(lambda logits, target, rows: logits.sum() * 0, np.array([2, 3, 4]), logits, 1.0)
+    other = logits.clone()
+    other[:, :2] = torch.stack([logits[:, :2].logsumexp(1) + np.log(0.1), logits[:, :2].logsumexp(1) + np.log(0.9)], 1)
+    assert loss(other, labels, ROWS).item() == pytest.approx(loss(logits, labels, ROWS).item(), rel=1e-6)
+    other[:, 0] += 1
+    assert loss(other, labels, ROWS).item() > loss(logits, labels, ROWS).item()
 
 
 def test_an_opinion_that_has_not_changed_has_no_gradient() -> None:
@@ -193,3 +205,14 @@ def test_weights_and_signs_are_trained_as_the_run_says() -> None:
     found = optimiser_of(run.replace(optimiser="adam", momentum=0.9), 0.2)([torch.zeros(1, requires_grad=True)])
     assert isinstance(found, torch.optim.Adam)
     assert found.defaults["lr"] == 0.2
+
+
+# -- how long a step is
+
+
+@pytest.mark.parametrize(
+    ("counts", "share"),
+    [([4, 4, 4, 4], 1.0), ([9, 1, 0, 0], 0.469), ([5, 5, 0, 0], 1.0), ([0, 7, 0, 0], 0.0), ([0, 0, 0, 0], 0.0)],
+)
+def test_a_site_with_little_to_tell_apart_takes_smaller_steps(counts: list[int], share: float) -> None:
+    assert share_of_step(np.repeat(np.arange(4), counts), 4) == pytest.approx(share, abs=1e-3)

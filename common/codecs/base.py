@@ -52,7 +52,7 @@ class DeltaSection(Section):
     kappa_final: float = Field(1.0, gt=0, le=1, description="The same in the last round; a cosine lies between.")
 
     change_left_out: float = Field(
-        0.1,
+        0.15,
         ge=0,
         lt=1,
         description="Under `flips`: share of the squared change of a client's probabilities that it does not send, "

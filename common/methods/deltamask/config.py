@@ -74,13 +74,13 @@ class GradientStepsSection(Section):
     under: ClassVar[str] = "score-optimiser"
 
     score_step: float = Field(
-        200.0,
+        130.0,
         gt=0,
         description="The step on the scores in the first round, as a vector, for one image with a random label, at a "
-        "site that has all classes alike: so it goes with backbone, head, images and labels, and needs no search.",
+        "site with many classes: so it goes with backbone, head, images and labels, and needs no search.",
     )
     score_step_final: float = Field(
-        20.0, gt=0, description="The same in the last round; a cosine lies between, so that what is learnt settles."
+        13.0, gt=0, description="The same in the last round; a cosine lies between, so that what is learnt settles."
     )
     score_momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of these steps, within a round.")
 

@@ -31,7 +31,7 @@ from common.models.heads import Head
 from common.theta import Version, probabilities, scores
 from deltamask_client.answer import Answer
 from deltamask_client.methods.base import ClientMethod, head_from
-from deltamask_client.methods.deltamask.scale import gradient_scale, label_entropy
+from deltamask_client.methods.deltamask.scale import gradient_scale, share_of_step
 from deltamask_client.methods.deltamask.store import Held, ThetaStore
 from deltamask_client.methods.deltamask.training import train_masks
 from deltamask_client.objective import Objective, OptimiserOf, adam, calibrated, remembering, sgd, vacant_classes
@@ -109,7 +109,7 @@ class DeltaMaskClient(ClientMethod):
         run, classes = self.run, len(site.classes)
         loss = calibrated(site.labels, classes, run[CalibrationSection].calibration)
         vacant, strength = vacant_classes(site.labels, classes), run[DeltaMaskSection].vacant_distillation
-        if strength and len(site.labels) and len(vacant) > 1:
+        if strength and len(site.labels) and len(vacant):
             site.backbone.masks.set_multiplier(torch.from_numpy(probabilities(version.theta)))
             received = logits_of(site.backbone.tail, head, site.activations, run.evaluation.eval_batch_size)
             loss = remembering(loss, vacant, received, strength)
@@ -122,7 +122,7 @@ class DeltaMaskClient(ClientMethod):
             return adam(step)
         site.backbone.masks.load_scores(torch.from_numpy(scores(version.theta)), sampled=False)
         scale = gradient_scale(site.backbone, head, site.activations, seed)
-        step *= label_entropy(site.labels, len(site.classes))
+        step *= share_of_step(site.labels, len(site.classes))
         return sgd(step / scale, run[GradientStepsSection].score_momentum)
 
     def _receive(self, message: RecordDict, validation: bool = False) -> _Received:

@@ -13,8 +13,10 @@ from common.models.activations import Activations
 from common.models.backbone import Backbone
 from common.models.heads import Head
 
-__all__ = ["gradient_scale", "label_entropy"]
+__all__ = ["gradient_scale", "share_of_step"]
 
+_ENOUGH = 0.5
+"""Share of the largest entropy of labels with which a site takes whole steps."""
 _BATCHES, _BATCH = 4, 8
 """Enough: gradients of the scores have millions of entries, and their norm differs little between images."""
 
@@ -55,11 +57,12 @@ def gradient_scale(backbone: Backbone, head: Head, activations: Activations, see
     return max(math.sqrt(square / max(1, count)), 1e-12)
 
 
-def label_entropy(labels: NDArray[np.int64], classes: int) -> float:
-    """Entropy of a site's labels as a share of what it is where all classes are alike, in [0, 1].
+def share_of_step(labels: NDArray[np.int64], classes: int) -> float:
+    """What part of a step a site takes, by its labels: all of it if they have half the entropy of as many classes
+    alike, and as much less as they have less.
 
-    It is what a site's calibrated loss can fall by. Where few classes are, they are soon told apart, and every further
-    step is drift; with a single one there is nothing to learn. So steps are multiplied by it (our choice).
+    The entropy of its labels is what a site's calibrated loss can fall by. Where few classes are, they are soon told
+    apart, and every further step is drift; with a single one there is nothing to learn (our choice).
 
     Parameters
     ----------
@@ -67,7 +70,12 @@ def label_entropy(labels: NDArray[np.int64], classes: int) -> float:
         Of the site's images, ``(n,)``.
     classes
         Of the run.
+
+    Returns
+    -------
+    In [0, 1].
     """
     counts = np.bincount(labels, minlength=classes)
     shares = counts[counts > 0] / max(1, len(labels))
-    return float(-(shares * np.log(shares)).sum() / math.log(max(2, classes)))
+    entropy = float(-(shares * np.log(shares)).sum())
+    return min(1.0, entropy / (_ENOUGH * math.log(max(2, classes))))
