@@ -5,8 +5,8 @@
 
 The deployment of `benchmarks.thin_link`, its links without limits: a SuperLink and four SuperNodes, TLS and registered
 keys. Each way is run twice, with few rounds and with more; the difference, by the rounds between, is what a round puts
-on a client's link, IP headers included, without what a run costs once. A SuperNode asks for messages while it waits, so part
-of it goes with time: the seconds of a round stand beside.
+on a client's link, IP headers included, without what a run costs once. A SuperNode asks for messages while it waits, so
+part of it goes with time: the seconds of a round stand beside.
 """
 
 from __future__ import annotations

@@ -41,10 +41,10 @@ class DeltaMaskSection(Section):
         0.95, gt=0, lt=1, description="Probability of every mask bit at the start; 1 would be the pre-trained function."
     )
     vacant_distillation: float = Field(
-        0.3,
+        1.0,
         ge=0,
-        description="Times the cross-entropy, among the classes that a site lacks, with what the received model says "
-        "of its images, added to the loss: so it does not unlearn them, for a forward pass more.",
+        description="Times the cross-entropy with what the received model says of the classes that a site lacks, for "
+        "its images, added to its loss: so it does not unlearn them, for a forward pass a round; 0 is the paper.",
     )
     kl_penalty: float = Field(
         0.0,
