@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flwr.common.config import parse_config_args
 
-from benchmarks import experiments, thin_link
+from benchmarks import experiments, socket_bytes, thin_link
 from common.config.run import RunConfig, defaults, parse_run_config
 from tests.e2e import test_deployment, test_every_codec, test_mixed_codecs, test_tls
 
@@ -29,6 +29,7 @@ def planned() -> dict[str, Values]:
 CONFIGS = (
     planned()
     | {f"thin-link/{way}": config for way, config in thin_link.WAYS.items()}
+    | {f"socket-bytes/{way}": config for way, config in socket_bytes.WAYS.items()}
     | {f"e2e/{name}": test_every_codec.CONFIG | config for name, config in test_every_codec.RUNS.items()}
     | {"e2e/mixed": test_mixed_codecs.CONFIG}
     | {
@@ -50,6 +51,7 @@ def test_every_kind_of_run_is_here() -> None:
         "hidenseek",
         "methods",
         "sites",
+        "socket-bytes",
         "thin-link",
         "two_classes",
     }

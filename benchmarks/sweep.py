@@ -1,9 +1,9 @@
 """What training and sending are made of, one factor at a time: hundreds of runs in minutes, on a data centre's GPU.
 
-    python -m benchmarks.experiments.sweep run --data ../shared/data
-    python -m benchmarks.experiments.sweep table
+    python -m benchmarks.sweep run --data ../shared/data
+    python -m benchmarks.sweep table
 
-A simulation of the app, not the app (`benchmarks.experiments.simulation` says how they differ): what it says of one
+A simulation of the app, not the app (`benchmarks.simulation` says how they differ): what it says of one
 choice against another is what it is for. Figures to rely on are those of `benchmarks.experiments.sites`.
 """
 
@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from benchmarks.experiments.methods import DATA
-from benchmarks.experiments.runs import ROOT
-from benchmarks.experiments.simulation import Images, Network, Way, simulate
+from benchmarks.results import FOLDER
+from benchmarks.simulation import Images, Network, Way, simulate
 from common.config.cache_path import default_cache_path
 
-RESULTS = ROOT / "benchmarks" / "results" / "experiments" / "sweep.json"
+RESULTS = FOLDER / "sweep.json"
 TOGETHER = 24
 """Runs in a batch: 240 clients, 26 GB."""
 WITHOUT_NOISE: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""A simulation of many runs of the app at once on one GPU, for `benchmarks.experiments.sweep`.
+"""A simulation of many runs of the app at once on one GPU, for `benchmarks.sweep`.
 
 All clients of many runs are trained in one batch of networks, in TF32; flips are drawn from torch's generator; and in
 the place of a codec's bytes there is the entropy of the flips given layer and distance from theta, about twice what
