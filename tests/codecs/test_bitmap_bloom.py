@@ -48,9 +48,9 @@ def test_bitmap_costs_the_entropy_of_each_layer() -> None:
 @given(sizes, seeds, kinds, st.sampled_from([1.0, 0.8]), st.integers(1, 32))
 def test_a_bloom_filter_loses_no_flip(d: int, seed: int, kind: str, keep: float, hashes: int) -> None:
     shared, local = any_case(d, seed, kind)
-    codec = Bloom(keep, hashes)
+    codec = Bloom(keep, hashes=hashes)
     payload = codec.encode(local, shared)
-    assert payload == Bloom(keep, hashes).encode(local.copy(), shared)
+    assert payload == Bloom(keep, hashes=hashes).encode(local.copy(), shared)
     flips = BLOOM.decode(payload, shared) != shared.mask()
     positions = delta(local, shared, keep)
     assert flips[positions].all()
