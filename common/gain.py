@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 
 from common.theta import ONE
 
-__all__ = ["LARGEST_CODE", "SMALLEST_CODE", "gain_code", "gain_of", "spread"]
+__all__ = ["LARGEST_CODE", "NARROWEST", "SMALLEST_CODE", "gain_code", "gain_of", "spread"]
 
 SMALLEST_CODE, LARGEST_CODE = -64, 48
 """Gains of 2^-8 to 2^6, by eighths of an octave."""
+NARROWEST = 4.0
+"""By how much a client with a link of its own may exceed the gain that the server asks for. A change counts as much as
+its payload says, so a server takes no larger one from anybody.
+"""
 _EIGHTHS = tuple(round(2 ** (15 + i / 8)) for i in range(8))
 """2^(i / 8) in units of 2^-15, so that every machine has the same gains to the last bit."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from common.codecs import SharedState, get_codec
 from common.config.run import RunConfig
+from common.errors import BadGeometry
 from deltamask_server.methods.deltamask.gain_control import GainControl
 
 
@@ -61,6 +64,20 @@ def test_without_a_budget_it_stays_where_it_is() -> None:
 
 def test_a_round_that_sent_nothing_says_nothing() -> None:
     assert gains(control(), 0.0) == [4.0]
+
+
+def test_no_change_counts_for_more_than_was_asked_for_with_room_for_narrow_links() -> None:
+    theta = np.full(1000, 60_000, np.uint16)
+    shared, local = SharedState(theta, 1, 1, 0), np.full(1000, 0.5, np.float32)
+    asked = GainControl(2.0, 1.0, 64.0, 0.01, 1.0, (1.0, 1.0))
+    for name, most in (("exact", 8.0), ("fuse8", 8.0), ("relative", 4.0)):
+        for gain in (0.25, 1.0, most):
+            asked.check(get_codec(name, gain=gain).encode(local, shared))
+        for gain in (1.1 * most, 64.0):
+            with pytest.raises(BadGeometry, match="count"):
+                asked.check(get_codec(name, gain=gain).encode(local, shared))
+    with pytest.raises(BadGeometry, match="count"):
+        asked.check(get_codec("bitmap", gain=2.0).encode(local, shared))
 
 
 def test_masks_are_counted_as_they_are() -> None:

@@ -18,6 +18,7 @@ from common.config.node import NodeConfig
 from common.config.run import RunConfig
 from common.config.shared import CalibrationSection
 from common.downlink import apply_chain, max_chain_bytes
+from common.gain import NARROWEST
 from common.messages import Part, unpack_gain, unpack_model, unpack_round
 from common.methods.deltamask.config import (
     DeltaMaskSection,
@@ -141,7 +142,7 @@ def make_codec(run: RunConfig, node: NodeConfig, server_round: int, gain: float 
     """The codec of one client in a round: its own, or the run's.
 
     The gain is what the server asks for. With another codec, it is as far from that one's first gain; with a budget of
-    the client's own below the run's, it is as much larger as fits that.
+    the client's own below the run's, it is as much larger as fits that, up to a factor of `NARROWEST`.
     """
     usual, codec = (CODECS[name] for name in (run[CodecSection].codec, node.codec or run[CodecSection].codec))
     counts_changes = RULES[run[AggregationSection].aggregation].observes == "change"
@@ -149,6 +150,7 @@ def make_codec(run: RunConfig, node: NodeConfig, server_round: int, gain: float 
         budget = run[FlipsSection].target_bpp
         narrow = max(1.0, budget / node.target_bpp) if budget and node.target_bpp else 1.0
         first, least, largest = codec.gains
-        gain = min(max(gain * first / usual.gains[0] * narrow ** (1 / codec.growth), least), largest)
+        narrow = min(narrow ** (1 / codec.growth), NARROWEST)
+        gain = min(max(gain * first / usual.gains[0] * narrow, least), largest)
     client = Client(server_round, node.target_bpp, device_of(node), counts_changes, gain)
     return codec.from_config(run, client)

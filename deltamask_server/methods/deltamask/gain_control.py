@@ -15,11 +15,14 @@ from typing import Self
 
 from common.aggregation.config import AggregationSection
 from common.aggregation.flips import FlipsRule, FlipsSection
-from common.codecs import CODECS
+from common.codecs import CODECS, codec_of
 from common.codecs.config import CodecSection
 from common.config.section import Sections
 from common.config.shared import RoundsSection
+from common.errors import BadGeometry
+from common.gain import NARROWEST, gain_code, gain_of
 from common.methods.deltamask.config import step_of
+from common.wire import read_header
 
 __all__ = ["GainControl"]
 
@@ -66,6 +69,14 @@ class GainControl:
         codec, rounds = CODECS[run[CodecSection].codec], run[RoundsSection].num_server_rounds
         steps = [step_of(run, server_round) for server_round in range(1, rounds + 1)]
         return cls(*codec.gains, run[FlipsSection].target_bpp, codec.growth, steps)
+
+    def check(self, payload: bytes) -> None:
+        """Raise BadGeometry if a payload's changes count for more than its codec's may in this round."""
+        first, least, largest = codec_of(payload).gains
+        most = gain_code(min(max(self.gain * first / self.first * NARROWEST, least), largest))
+        code = read_header(payload)[0].gain
+        if code > most:
+            raise BadGeometry(f"changes that count {gain_of(code):.3g} times; at most {gain_of(most):.3g}")
 
     def spent(self, bpp: float, server_round: int) -> None:
         """Hear what the mean payload of a round had, in bits a parameter, and set the gain of those to come."""

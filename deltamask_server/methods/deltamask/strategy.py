@@ -156,6 +156,7 @@ class DeltaMask(RoundStrategy):
         # Before anything is folded: of a reply everything counts, or nothing.
         if "head" in update.parts:
             head = Head.from_bytes(update.parts["head"], self._classes, self._features)
+        self._gains.check(payload)
         shared = SharedState.of(self._version, self._seed, server_round, slot, self._segments)
         self._folded = fold_payload(self._rule, self._folded, payload, shared, update.examples)
         self._relayed[slot] = Relayed(payload, update.examples)
