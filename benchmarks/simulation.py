@@ -121,6 +121,7 @@ class Images:
                 batches = np.array_split(np.array(loaded.images), max(1, len(loaded.labels) // 250))
                 done = [backbone.prefix(preprocess(batch, backbone.spec).to(DEVICE)).bfloat16() for batch in batches]
             self.tokens[part], self.labels[part] = torch.cat(done), loaded.labels
+        self.targets = {part: torch.from_numpy(labels).to(DEVICE) for part, labels in self.labels.items()}
         backbone.masks.unmask()
         with torch.no_grad():
             features = torch.cat([backbone.tail(part.float()) for part in self.tokens["train"].split(250)]).cpu()
@@ -135,8 +136,7 @@ class Images:
     def accuracy(self, network: Network, multiplier: torch.Tensor) -> float:
         """On the test images."""
         right = 0
-        labels = torch.from_numpy(self.labels["test"]).to(DEVICE)
-        for tokens, truth in zip(self.tokens["test"].split(1000), labels.split(1000), strict=True):
+        for tokens, truth in zip(self.tokens["test"].split(1000), self.targets["test"].split(1000), strict=True):
             features = network((network.weights * multiplier)[None], tokens[None].float())[0]
             right += int((F.linear(features, self.weight, self.bias).argmax(1) == truth).sum())
         return right / len(self.labels["test"])
@@ -226,8 +226,9 @@ def _train(
     for row, site in zip(table, sites, strict=True):
         row[: len(site.images)] = rng.permutation(site.images)
     order = torch.from_numpy(table).to(DEVICE)
-    remembers = bool(of("vacant").any() or of("not_true").any())
-    received = _opinions(network, sets, ways, theta) if remembers else None
+    strengths = {key: of(key) for key in ("vacant", "not_true")}
+    received = _opinions(network, sets, ways, theta) if any(map(torch.any, strengths.values())) else None
+    penalty, keep = of("penalty") / torch.from_numpy(sizes[:, None]).to(DEVICE), of("local_momentum")
     start = torch.logit(theta)
     scores, momentum = start[runs], torch.zeros(len(sites), theta.shape[1], device=DEVICE)
     for begin in range(0, table.shape[1], BATCH):
@@ -235,7 +236,7 @@ def _train(
         rows = order[:m, begin : begin + BATCH]
         there, rows = rows >= 0, rows.clamp(min=0)
         tokens = torch.stack([sets[ways[sites[i].run].data].tokens["train"][rows[i]] for i in range(m)]).float()
-        labels = torch.stack([_labels(sets, ways[sites[i].run].data)[rows[i]] for i in range(m)])
+        labels = torch.stack([sets[ways[sites[i].run].data].targets["train"][rows[i]] for i in range(m)])
         p = torch.sigmoid(scores[:m])
         masked = (network.weights * p).requires_grad_()
         logits = torch.baddbmm(bias[:m, None], network(masked, tokens), weight[:m].transpose(1, 2))
@@ -247,20 +248,14 @@ def _train(
                 ("vacant", vacant[:m, None].expand_as(logits)),
                 ("not_true", ~F.one_hot(labels, 10).bool()),
             ):
-                each = each + of(key)[:m] * _divergence(opinion, logits, among)
+                each = each + strengths[key][:m] * _divergence(opinion, logits, among)
         (gradient,) = torch.autograd.grad((each * share).sum(), masked)
         slope = p * (1 - p)
         gradient = gradient * network.weights * slope
-        gradient += (
-            of("penalty")[:m] / torch.from_numpy(sizes[:m, None]).to(DEVICE) * slope * (scores[:m] - start[runs[:m]])
-        )
-        momentum[:m] = of("local_momentum")[:m] * momentum[:m] + gradient
+        gradient += penalty[:m] * slope * (scores[:m] - start[runs[:m]])
+        momentum[:m] = keep[:m] * momentum[:m] + gradient
         scores[:m] -= rate[:m] * momentum[:m]
     return scores
-
-
-def _labels(sets: dict[str, Images], name: str) -> torch.Tensor:
-    return torch.from_numpy(sets[name].labels["train"]).to(DEVICE)
 
 
 def _divergence(opinion: torch.Tensor, logits: torch.Tensor, among: torch.Tensor) -> torch.Tensor:

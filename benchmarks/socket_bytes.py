@@ -11,13 +11,11 @@ part of it goes with time: the seconds of a round stand beside.
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import Any
 
-from benchmarks.links import why_not
 from benchmarks.results import FOLDER
-from benchmarks.thin_link import measure
+from benchmarks.thin_link import command_line, measure
 
 RESULTS = FOLDER / "socket-bytes.json"
 FEW, MORE = 3, 9
@@ -54,15 +52,8 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description="Bytes of a round at the socket.")
-    parser.add_argument("command", choices=["run", "table"])
-    if parser.parse_args().command == "table":
-        print(table())
-        return
-    if reason := why_not():
-        raise SystemExit(f"cannot make links: {reason}")
+def run() -> None:
+    """Measure every way, and keep what was found."""
     found: dict[str, Any] = {}
     for name, config in WAYS.items():
         found[name] = difference(config)
@@ -71,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line("Bytes of a round at the socket.", run, table)

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -174,15 +174,20 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description="One server, four devices behind thin links.")
+def command_line(description: str, run: Callable[[], None], table: Callable[[], str]) -> None:
+    """The commands of what is measured on links: run, where this machine can make some, and table."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("command", choices=["run", "table"])
     if parser.parse_args().command == "table":
         print(table())
         return
     if reason := why_not():
         raise SystemExit(f"cannot make links: {reason}")
+    run()
+
+
+def run() -> None:
+    """Measure every way on both kinds of links, and keep what was found."""
     found: dict[str, Any] = {}
     for link, thin in (("thin", True), ("no limit", False)):
         for name, config in WAYS.items():
@@ -193,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line("One server, four devices behind thin links.", run, table)

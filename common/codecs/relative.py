@@ -47,7 +47,7 @@ from pydantic import Field
 
 from common.codecs.base import Body, Bound, Client, Codec
 from common.codecs.parallel import for_parts
-from common.codecs.relative_body import PART, pack_indices, read_front, unpack_indices
+from common.codecs.relative_body import FRONT_BYTES, PART, pack_indices, read_front, unpack_indices
 from common.codecs.relative_kernels import (
     EXP2,
     KL_ONE,
@@ -172,29 +172,28 @@ class Relative(Codec):
     def _change_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.int32]:
         """What the sample says beyond theta; nothing where a layer has not moved."""
         mask = self._decode_body(n, body, shared)
-        _, _, at = read_front(body)
         change = mask.astype(np.int32) * ONE - shared.theta
         sizes = _segments(shared)
         ends = np.cumsum(sizes).tolist()
-        for scale, size, end in zip(body[at : at + len(sizes)], sizes, ends, strict=True):
+        for scale, size, end in zip(body[FRONT_BYTES : FRONT_BYTES + len(sizes)], sizes, ends, strict=True):
             if scale == 0:
                 change[end - size : end] = 0
         return change
 
     def describe(self, n: int, body: bytes) -> Body:
         """Explain a body: bits of an index, target and scales. The number of layers follows from what is left."""
-        bits, target, front = read_front(body)
+        bits, target = read_front(body)
         indices = -(-n * bits // 8)
-        layers = len(body) - front - indices
+        layers = len(body) - FRONT_BYTES - indices
         if layers < 0:
             raise TruncatedPayload(f"{len(body)} bytes of body; {n} indices alone have {indices}")
-        still = body[front : front + layers].count(0)
+        still = body[FRONT_BYTES : FRONT_BYTES + layers].count(0)
         fields: dict[str, str | int] = {
             "index": f"{bits} bits: one of {1 << bits:,} candidates",
             "block": f"{target / 16:g} bits of KL, as predicted",
             "layers": f"{layers:,}, {still:,} of them without any change",
         }
-        return Body(fields, {"bits and target": front, "scales": layers, "indices": indices})
+        return Body(fields, {"bits and target": FRONT_BYTES, "scales": layers, "indices": indices})
 
     def _encode_body(self, theta_local: NDArray[np.float32], shared: SharedState) -> tuple[int, bytes]:
         bits, target = PRESETS[self.preset]
@@ -234,14 +233,14 @@ class Relative(Codec):
         return indices
 
     def _decode_body(self, n: int, body: bytes, shared: SharedState) -> NDArray[np.bool_]:
-        bits, target, at = read_front(body)
-        front = at + len(_segments(shared))
+        bits, target = read_front(body)
+        front = FRONT_BYTES + len(_segments(shared))
         size = front + -(-n * bits // 8)
         if len(body) != size:
             raise (TruncatedPayload if len(body) < size else OversizedPayload)(
                 f"{len(body)} bytes of body; {n} blocks have {size}"
             )
-        scales = body[at:front]
+        scales = body[FRONT_BYTES:front]
         starts = _starts(scales, shared, target, n)
         if n == 0:
             return shared.mask()

@@ -7,23 +7,23 @@ from numpy.typing import NDArray
 
 from common.errors import BadGeometry, TruncatedPayload
 
-__all__ = ["PART", "pack_indices", "read_front", "unpack_indices"]
+__all__ = ["FRONT_BYTES", "PART", "pack_indices", "read_front", "unpack_indices"]
 
 PART = 1 << 20
 """Positions, or indices to pack, handled at a time: bounds what is allocated beside inputs and output. A multiple of 8,
 so that packed parts end on whole bytes."""
-_FRONT_BYTES = 2
+FRONT_BYTES = 2
 _MIN_BITS, _MAX_BITS = 6, 14
 
 
-def read_front(body: bytes) -> tuple[int, int, int]:
-    """Bits of an index, target, and the bytes that they take; checked."""
-    if len(body) < _FRONT_BYTES:
-        raise TruncatedPayload(f"{len(body)} bytes of body; bits and target alone have {_FRONT_BYTES}")
+def read_front(body: bytes) -> tuple[int, int]:
+    """Bits of an index, and target: the first `FRONT_BYTES`, checked."""
+    if len(body) < FRONT_BYTES:
+        raise TruncatedPayload(f"{len(body)} bytes of body; bits and target alone have {FRONT_BYTES}")
     bits, target = body[0], body[1]
     if not _MIN_BITS <= bits <= _MAX_BITS or target == 0:
         raise BadGeometry(f"blocks of {target}/16 bits with indices of {bits} bits")
-    return bits, target, _FRONT_BYTES
+    return bits, target
 
 
 def pack_indices(indices: NDArray[np.uint16], bits: int) -> bytes:
