@@ -7,10 +7,12 @@
                                       "metrics": MetricRecord             every reply but the first carries it
     server -> client   train          "parts":   ArrayRecord              what the client lacks of the global model
                                       "classes"                           for those who hold nothing
-                                      "round":   ConfigRecord {round, slot}, and the step where the method has one
+                                      "round":   ConfigRecord {round, slot}; gain, where the method has one; check,
+                                                                          where it is asked how good that model is
     client -> server                  "parts":   ConfigRecord             {payload}, and what else its method sends
-                                      "metrics"                           with {personal, tested} where the run asks
-    server -> client   evaluate       "parts", "classes"                  as above: how good is it on your images?
+                                      "metrics"                           with {personal, tested} where the run asks,
+                                                                          with {held_out_...} where `check` asks
+    server -> client   evaluate       "parts", "classes", "round"         as above: how good is it on your images?
     client -> server                  "parts"                             none
                                       "metrics"
 
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
@@ -35,6 +38,7 @@ __all__ = [
     "BALANCED",
     "EVALUATE",
     "HEAD",
+    "HELD_OUT",
     "HELLO",
     "METRICS",
     "PERSONAL",
@@ -48,6 +52,7 @@ __all__ = [
     "pack_hello",
     "pack_model",
     "pack_update",
+    "unpack_check",
     "unpack_classes",
     "unpack_gain",
     "unpack_hello",
@@ -63,6 +68,11 @@ PERSONAL = ("personal", "tested")
 """Both or neither, beside `METRICS` in replies to ``train`` of runs with ``personal-test``."""
 BALANCED = ("balanced", "macro_f1")
 """Both, beside `METRICS`, in replies to ``evaluate``."""
+HELD_OUT = tuple(f"held_out_{name}" for name in ("examples", "loss", "accuracy", *BALANCED))
+"""All or none, beside `METRICS` in replies to ``train``: what a reply to ``evaluate`` would have said of the model that
+came with the message. It travels with training where it can, which saves a message each way, and on a device a process.
+"""
+_SHARES = ("accuracy", "personal", *BALANCED, *HELD_OUT[2:])
 _LARGEST = 1e12
 """No metric is larger, so that no sum of them overflows."""
 _MOST_CLASSES, _LONGEST_NAME = 100_000, 1_000
@@ -107,7 +117,7 @@ class Update:
     """The keys of ``METRICS``: examples (at least 1, but 0 in an evaluation), loss, accuracy in [0, 1], seconds, broken
     (images that could not be read); all finite. Those of ``PERSONAL`` where the client has tested its own model:
     personal (accuracy, in [0, 1]), tested (images, at least 1). Those of ``BALANCED`` after an evaluation: balanced
-    accuracy and macro F1, in [0, 1].
+    accuracy and macro F1, in [0, 1]. Those of ``HELD_OUT`` where training began with one.
     """
 
     @property
@@ -197,6 +207,16 @@ def unpack_round(content: RecordDict) -> tuple[int, int]:
     return int(order["round"]), int(order["slot"])  # type: ignore[arg-type]
 
 
+def unpack_check(content: RecordDict) -> int | None:
+    """The round whose model a training message brings, if it asks how good that one is on images held out; 0: the head
+    alone. Raises WrongFormat.
+    """
+    check = content.config_records["round"].get("check")
+    if check is not None and (type(check) is not int or check < 0):
+        raise WrongFormat(f"a training message with check = {check!r}")
+    return check
+
+
 def unpack_gain(content: RecordDict) -> float:
     """How much a change is to count, by a training message; raises WrongFormat."""
     gain = content.config_records["round"].get("gain")
@@ -212,7 +232,7 @@ def pack_update(parts: Mapping[str, bytes], metrics: Mapping[str, float], holds:
 
 
 def unpack_update(
-    content: RecordDict, parts: Parts, *, optional: Sequence[str] = (), least_examples: int = 1
+    content: RecordDict, parts: Parts, *, optional: Sequence[Sequence[str]] = (), least_examples: int = 1
 ) -> Update:
     """Check the form of a reply; what is in its parts is checked later.
 
@@ -223,7 +243,7 @@ def unpack_update(
     parts
         What it may and must bring.
     optional
-        `PERSONAL` or `BALANCED`: metrics that may be there, all or none.
+        Of `PERSONAL`, `BALANCED` and `HELD_OUT`: metrics that may be there, of each all or none.
     least_examples
         0 in an evaluation, which a client without images held out can answer too.
 
@@ -241,8 +261,8 @@ def unpack_update(
         len(content) != 2
         or not isinstance(record, ConfigRecord)
         or not isinstance(metrics, MetricRecord)
-        or len(metrics) > len(METRICS) + len(optional)
-        or not set(metrics) <= {*METRICS, *optional}
+        or len(metrics) > len(METRICS) + sum(map(len, optional))
+        or not set(metrics) <= {*METRICS, *chain.from_iterable(optional)}
     ):
         raise WrongFormat(f"a reply with records {sorted(content)}; expected parts and metrics with their own keys")
     found = _check({name: value for name, value in record.items() if name != _HOLDS}, parts)
@@ -265,16 +285,17 @@ def _check(found: Mapping[str, object], parts: Parts) -> dict[str, bytes]:
     return checked
 
 
-def _read_metrics(metrics: MetricRecord, optional: Sequence[str], least_examples: int) -> dict[str, float]:
+def _read_metrics(metrics: MetricRecord, optional: Sequence[Sequence[str]], least_examples: int) -> dict[str, float]:
     values: dict[str, float] = {}
-    for name in (*METRICS, *(() if metrics.keys().isdisjoint(optional) else optional)):
+    given = [names for names in optional if not metrics.keys().isdisjoint(names)]
+    for name in chain(METRICS, *given):
         value = metrics.get(name)
         # Compared before anything is computed: a large integer has no float, and NaN compares with nothing.
         if not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
             raise BadMetric(f"metric {name} = {value!r}; a finite number of at most {_LARGEST:g} is needed")
         values[name] = value
-    shares = [values[name] for name in ("accuracy", "personal", *BALANCED) if name in values]
-    low = {"examples": least_examples, "seconds": 0, "broken": 0, "tested": 1}
+    shares = [values[name] for name in _SHARES if name in values]
+    low = {"examples": least_examples, "seconds": 0, "broken": 0, "tested": 1, "held_out_examples": 0}
     if any(value < low.get(name, value) for name, value in values.items()) or not 0 <= min(shares) <= max(shares) <= 1:
         raise BadMetric(f"a metric is out of range: {values}")
     return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from common.messages import HELD_OUT
 from common.models.accuracy import Scored
 from common.models.class_figures import ClassFigures, class_figures
 from deltamask_client.epochs import Fit
@@ -28,6 +29,8 @@ class Answer:
     """How good the trained model is on test images of the client's classes, where that was asked."""
     classes: ClassFigures | None = None
     """How well classes are told apart, after an evaluation. Counts by class stay here."""
+    held_out: Answer | None = None
+    """The evaluation that training began with, if it did with one."""
 
     @classmethod
     def of(cls, site: Site, scored: Scored, holds: bytes | None = None) -> Answer:
@@ -36,10 +39,11 @@ class Answer:
         return cls(site, fit, holds=holds, classes=class_figures(scored.confusion))
 
     def metrics(self, seconds: float) -> dict[str, float]:
-        """As they travel, `common.messages.METRICS` and, where there are any, those of `common.messages.PERSONAL` and
-        `common.messages.BALANCED`.
+        """As they travel, `common.messages.METRICS` and, where there are any, those of `common.messages.PERSONAL`,
+        `common.messages.BALANCED` and `common.messages.HELD_OUT`.
         """
         personal, classes = self.personal, self.classes
+        evaluated = {} if self.held_out is None else self.held_out.metrics(0)
         return {
             "examples": len(self.site.labels),
             "loss": self.fit.loss,
@@ -48,4 +52,5 @@ class Answer:
             "broken": self.site.broken,
             **({} if personal is None else {"personal": personal.accuracy, "tested": personal.images}),
             **({} if classes is None else {"balanced": classes.balanced_accuracy, "macro_f1": classes.macro_f1}),
+            **{name: evaluated[name.removeprefix("held_out_")] for name in (HELD_OUT if evaluated else ())},
         }

@@ -11,6 +11,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from flwr.app import Context, Error, Message
@@ -18,7 +19,7 @@ from flwr.clientapp import ClientApp
 
 from common.config.node import parse_node_config
 from common.config.run import parse_run_config
-from common.messages import Hello, pack_hello, pack_update, unpack_classes
+from common.messages import Hello, pack_hello, pack_update, unpack_check, unpack_classes, unpack_round
 from common.models.heads import FittedHead
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
@@ -90,9 +91,13 @@ def head(message: Message, client: ClientMethod) -> Message:
 @app.train()
 @_reported
 def train(message: Message, client: ClientMethod) -> Message:
-    """Train from the global model, and send what came of it in the way of the run's method."""
+    """Train from the global model, and send what came of it in the way of the run's method; where it is asked, also how
+    good the global model was.
+    """
     start = time.perf_counter()
-    return _reply(message, client.train(message.content), start)
+    check = unpack_check(message.content)
+    held_out = None if check is None else client.evaluate(message.content, check)
+    return _reply(message, replace(client.train(message.content), held_out=held_out), start)
 
 
 @app.evaluate()
@@ -100,7 +105,8 @@ def train(message: Message, client: ClientMethod) -> Message:
 def evaluate(message: Message, client: ClientMethod) -> Message:
     """Tell how good the global model is on the images that this client never trains on."""
     start = time.perf_counter()
-    return _reply(message, client.evaluate(message.content), start)
+    server_round, _ = unpack_round(message.content)
+    return _reply(message, client.evaluate(message.content, server_round), start)
 
 
 def _reply(message: Message, answer: Answer, start: float) -> Message:

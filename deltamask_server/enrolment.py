@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 
+import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common.errors import PayloadError, RoundError, brief
 from common.messages import HELLO, pack_classes, unpack_hello
+from common.uniforms import SERVER_CLIENT, stream_seed
 from deltamask_server.exchange import exchange
 
-__all__ = ["Enrolment"]
+__all__ = ["Enrolment", "draw_sample"]
 
 _POLL_SECONDS = 0.5
 
@@ -127,3 +130,12 @@ class Enrolment:
             self.holds.pop(client, None)
         else:
             self.holds[client] = digest
+
+
+def draw_sample(online: Collection[int], participation: float, quorum: int, seed: int, server_round: int) -> list[int]:
+    """Clients of a round, in the order drawn, which gives each its slot: a share of those connected, rounded up, at
+    least ``quorum``.
+    """
+    count = max(quorum, math.ceil(participation * len(online) - 1e-9))
+    rng = np.random.default_rng(stream_seed(seed, server_round, SERVER_CLIENT, "sample"))
+    return [int(client) for client in rng.permutation(sorted(online))[:count]]

@@ -64,9 +64,19 @@ class Keeper:
     @property
     def gave_up(self) -> bool:
         """Whether so many models have been looked at since the best one that patience is at its end."""
+        return self._looks_left == 0
+
+    @property
+    def may_give_up(self) -> bool:
+        """Whether the next look may bring patience to its end."""
+        return self._looks_left is not None and self._looks_left <= 1
+
+    @property
+    def _looks_left(self) -> int | None:
+        """Before patience ends; None: it does not."""
         if not self.patience or self.best is None:
-            return False
-        return sum(looked > self.best.server_round for looked, _ in self.checked) >= self.patience
+            return None
+        return max(0, self.patience - sum(looked > self.best.server_round for looked, _ in self.checked))
 
     def state(self) -> Saved:
         """What goes on after a run was stopped."""

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["newest_change", "read_results"]
+__all__ = ["newest_change", "place_earlier", "read_results"]
 
 _RESULTS, _ROUNDS = "results.json", "rounds.jsonl"
 
@@ -25,11 +25,25 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     results: dict[str, Any] = json.loads((folder / _RESULTS).read_bytes())
     if isinstance(results, dict) and results.get("status") == "running" and results.get("rounds") == []:
-        results["rounds"] = _read_rounds(folder / _ROUNDS)
+        for entry in _read_rounds(folder / _ROUNDS):
+            place_earlier(results, entry.pop("earlier", None))
+            results["rounds"].append(entry)
         kept = [entry for entry in results["rounds"] if entry.get("payload")]
         if kept:
             results["payload"] = {"round": kept[-1]["round"], **kept[-1]["payload"]}
     return results
+
+
+def place_earlier(results: dict[str, Any], earlier: dict[str, Any] | None) -> None:
+    """Put what a round's clients said of an earlier round's model where it belongs: ``validation`` of that round, or of
+    the head alone.
+    """
+    if earlier is not None:
+        server_round, validation = earlier["round"], earlier["validation"]
+        entries = results["rounds"] if server_round else [results["linear_probe"]]
+        for entry in entries:
+            if entry.get("round", 0) == server_round:
+                entry["validation"] = validation
 
 
 def newest_change(folder: Path) -> int:

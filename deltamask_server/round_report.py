@@ -18,7 +18,7 @@ class RoundReport:
     server_round: int
     tally: Tally
     downlink_bytes: dict[int, int]
-    """Bytes of the global model and class list sent to each client, for training and validation together."""
+    """Bytes of the global model and class list sent to each client, for training and evaluation together."""
     digest: bytes
     """Of the global model after the round."""
     evaluation: MetricRecord | None
@@ -27,6 +27,8 @@ class RoundReport:
     and folding alone), evaluate, validate (the clients' evaluation).
     """
     validation: Tally | None = None
-    """Accuracies that clients found on images they have held out; None where they were not asked."""
+    """Accuracies that clients found on images they have held out, where a message of its own asked for them."""
+    earlier: tuple[int, Tally] | None = None
+    """An earlier round (0: the head alone), and the accuracies of its model that clients found as this round began."""
     payload: tuple[int, bytes] | None = None
     """A client, and its payload as it came: an example to look at. None where all were too large to keep."""

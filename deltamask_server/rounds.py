@@ -6,7 +6,6 @@ and what a reply does to it.
 
 from __future__ import annotations
 
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -21,24 +20,24 @@ from numpy.typing import NDArray
 
 from common.config.run import RunConfig
 from common.errors import RoundError
-from common.messages import BALANCED, EVALUATE, PERSONAL, TRAIN, Parts, Update, model_bytes, pack_model
+from common.messages import BALANCED, EVALUATE, HELD_OUT, PERSONAL, TRAIN, Parts, Update, model_bytes, pack_model
 from common.methods import METHODS
 from common.models.accuracy import Scored
 from common.models.backbone import Backbone, Network
 from common.models.heads import FittedHead, Head, HeadKind
 from common.saved import Saved
-from common.uniforms import SERVER_CLIENT, stream_seed
 from deltamask_server.correspondence import Correspondence
-from deltamask_server.enrolment import Enrolment
+from deltamask_server.enrolment import Enrolment, draw_sample
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.exchange import exchange
 from deltamask_server.head_round import fit_head
+from deltamask_server.held_out import HeldOut
 from deltamask_server.kept import Keeper
 from deltamask_server.model_form import ModelForm
 from deltamask_server.round_report import RoundReport
 from deltamask_server.setting import Setting
 from deltamask_server.tally import Tally
-from deltamask_server.validation import fairness, pooled_accuracy
+from deltamask_server.validation import fairness
 
 __all__ = ["RoundStrategy"]
 
@@ -60,7 +59,7 @@ class RoundStrategy(Strategy):
     class_names
         Names of the classes, for clients with images of their own; may be empty.
     validate
-        Have clients evaluate the model on the images they have held out, in every round that is evaluated.
+        Have clients say how good the models that are evaluated are on images they hold out (`HeldOut`).
     patience
         Rounds without a better model, by the images held out, after which the run ends; 0: it goes on.
     personal_test
@@ -95,14 +94,14 @@ class RoundStrategy(Strategy):
     ) -> None:
         self._enrolment = enrolment
         self._classes, self._features = classes, features
-        self._class_names, self._validate, self._personal_test = tuple(class_names), validate, personal_test
+        self._class_names, self._personal_test, self._head_kind = tuple(class_names), personal_test, head_kind
         self._seed, self._participation, self._quorum = seed, participation, quorum
-        self._head_kind = head_kind
         self.head = head_kind.start(classes, features, seed)
         self._head_trained = False
         """Whether a round has trained the head: it is then new to everybody, also to those who missed rounds."""
         self.keeper = Keeper(patience)
         """The best model so far, by the images that clients hold out."""
+        self._held_out = HeldOut(validate, participation == 1, self.keeper)
         self.server_round = 0
         """The last round that has ended."""
         self._mail = Correspondence(enrolment, self._class_names, quorum)
@@ -203,11 +202,11 @@ class RoundStrategy(Strategy):
     def state(self) -> Saved:
         """Everything that the rounds to come depend on, beside config, backbone and clients."""
         holds = {str(client): digest.hex() for client, digest in sorted(self._enrolment.holds.items())}
-        rounds = {"round": self.server_round, "head-trained": self._head_trained, "holds": holds}
+        values = {"method": self.name, "round": self.server_round, "unchecked": self._held_out.unchecked,
+                  "head-trained": self._head_trained, "holds": holds}  # fmt: skip
         head = Saved({"weight": self.head.weight, "bias": self.head.bias})
         kept = self.keeper.state().under("kept")
-        values = Saved(values={"method": self.name, **rounds})
-        return values | head.under("head") | kept | self.method_state().under(self.name)
+        return Saved(values=values) | head.under("head") | kept | self.method_state().under(self.name)
 
     def load_state(self, saved: Saved) -> None:
         """Go on after the round that `state` was asked in.
@@ -217,15 +216,16 @@ class RoundStrategy(Strategy):
         RoundError
             If it is another method's, or the head has another shape.
         """
-        head = saved.part("head").arrays
-        if saved.values.get("method") != self.name or head["weight"].shape != (self._classes, self._features):
+        head, method, shape = saved.part("head").arrays, saved.values.get("method"), (self._classes, self._features)
+        if method != self.name or head["weight"].shape != shape:
             raise RoundError(
-                f"a state of method {saved.values.get('method')} with a head {head['weight'].shape}; this run is of "
-                f"method {self.name} with a head {(self._classes, self._features)}"
+                f"a state of method {method} with a head {head['weight'].shape}; this run is of method {self.name} "
+                f"with a head {shape}"
             )
         self.head = Head(head["weight"], head["bias"])
         self._head_trained, self.server_round = bool(saved.values["head-trained"]), int(saved.values["round"])
         self._enrolment.holds = {int(client): bytes.fromhex(name) for client, name in saved.values["holds"].items()}
+        self._held_out.unchecked = saved.values["unchecked"]
         self.load_method_state(saved.part(self.name))
         self.keeper.load_state(saved.part("kept"))
 
@@ -251,15 +251,15 @@ class RoundStrategy(Strategy):
         return self.tally
 
     def validate_head(self, grid: Grid, timeout: float) -> tuple[Tally, dict[int, int]] | None:
-        """Ask every connected client how good the head alone is on the images it has held out: what training has to
-        beat. Returns the replies, and the bytes sent; None where clients hold nothing out, or the head is not fitted.
+        """Have clients say how good the head alone is on the images they have held out: what training has to beat.
+        Returns the replies, and the bytes sent; None where the first round asks, or clients hold nothing out, or the
+        head is not fitted.
         """
-        if not self._validate or not isinstance(self._head_kind, FittedHead) or self.server_round:
+        wanted = self._held_out.wanted and isinstance(self._head_kind, FittedHead) and not self.server_round
+        if not wanted or self._held_out.can_wait(0):
             return None
         self._sent = {}
-        questions = self.configure_evaluate(0, self.arrays(), ConfigRecord(), grid)
-        self.aggregate_evaluate(0, exchange(grid, questions, timeout))
-        self.keeper.look(0, pooled_accuracy(self.tally), self.untrained, self.head)
+        self._ask_all(0, self.arrays(), ConfigRecord(), grid, timeout)
         return self.tally, dict(self._sent)
 
     # -- Flower's Strategy interface -----------------------------------------------------------------------------------
@@ -271,16 +271,12 @@ class RoundStrategy(Strategy):
         ids only. A client is sent what it lacks of the model; ``arrays`` is the whole, for those who hold nothing.
         """
         online = self._enrolment.online(grid)
-        count = max(self._quorum, math.ceil(self._participation * len(online) - 1e-9))
-        rng = np.random.default_rng(stream_seed(self._seed, server_round, SERVER_CLIENT, "sample"))
-        # In the order drawn, which gives each client its slot of the round.
-        sample = [int(client) for client in rng.permutation(sorted(online))[:count]]
+        sample = draw_sample(online, self._participation, self._quorum, self._seed, server_round)
         self._slots = {client: slot for slot, client in enumerate(sample)}
         contents = self._mail.model_for(sample, arrays, self.parts)
+        orders = self.orders(server_round) | self._held_out.order()
         for client, slot in self._slots.items():
-            contents[client]["round"] = ConfigRecord(
-                {**config, **self.orders(server_round), "round": server_round, "slot": slot}
-            )
+            contents[client]["round"] = ConfigRecord({**config, **orders, "round": server_round, "slot": slot})
         self._sent = {client: model_bytes(content) for client, content in contents.items()}
         return self._mail.address({client: online[client] for client in sample}, contents, TRAIN, str(server_round))
 
@@ -297,8 +293,7 @@ class RoundStrategy(Strategy):
             If fewer replies than the quorum are usable; the global model then stays as it was.
         """
         self.begin_round(server_round)
-        self._aggregate_seconds = 0.0
-        self._example = None
+        self._aggregate_seconds, self._example = 0.0, None
 
         def timed(client: int, update: Update) -> None:
             begun = time.perf_counter()
@@ -310,24 +305,25 @@ class RoundStrategy(Strategy):
             if first and len(payload) <= _KEPT_BYTES:
                 self._example = client, payload
 
-        self._mail.collect(
-            replies, self.expected(server_round), timed, optional=PERSONAL if self._personal_test else ()
-        )
+        optional = (PERSONAL,) * self._personal_test + (HELD_OUT,) * bool(self._held_out.order())
+        self._mail.collect(replies, self.expected(server_round), timed, optional=optional)
         self._mail.require_quorum(f"round {server_round}")
+        self._held_out.hear(self.tally, self._tensors_of, self.head)
         self.end_round(server_round)
         self.server_round = server_round
-        metrics: dict[str, int | float | list[int] | list[float]] = {
-            "clients": len(self.tally.payload_bytes),
-            "loss": self.tally.mean("loss"),
-            "accuracy": self.tally.mean("accuracy"),
-        }
-        return self.arrays(), MetricRecord(metrics)
+        loss, accuracy = self.tally.mean("loss"), self.tally.mean("accuracy")
+        clients = len(self.tally.payload_bytes)
+        return self.arrays(), MetricRecord({"clients": clients, "loss": loss, "accuracy": accuracy})
+
+    def _tensors_of(self, server_round: int) -> dict[str, torch.Tensor]:
+        """Of the model as it is now; of round 0, of the head alone."""
+        return self.tensors() if server_round else self.untrained()
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask every connected client how good the model is on the images it has held out."""
-        if not self._validate:
+        if not self._held_out.wanted:
             return []
         clients = self._enrolment.connected(set(grid.get_node_ids()))
         contents = self._mail.model_for(list(clients), arrays, self.parts)
@@ -338,9 +334,18 @@ class RoundStrategy(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Collect the clients' accuracies; bad replies are dropped and counted in ``tally``, and none is required."""
-        self._mail.collect(replies, {}, lambda client, update: None, optional=BALANCED, least_examples=0)
+        self._mail.collect(replies, {}, lambda client, update: None, optional=(BALANCED,), least_examples=0)
         figures = fairness(self.tally)
         return None if figures is None else MetricRecord({**figures})
+
+    def _ask_all(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid, timeout: float
+    ) -> MetricRecord | None:
+        """Ask every connected client about a model, by a message of its own."""
+        questions = self.configure_evaluate(server_round, arrays, config, grid)
+        figures = self.aggregate_evaluate(server_round, exchange(grid, questions, timeout))
+        self._held_out.look(server_round, self.tally, self._tensors_of, self.head)
+        return figures
 
     def start(
         self,
@@ -375,11 +380,10 @@ class RoundStrategy(Strategy):
             if evaluation is not None:
                 result.evaluate_metrics_serverapp[server_round] = evaluation
             evaluated, tally, validation = time.perf_counter(), self.tally, None
-            if self._validate and (evaluation is not None or evaluate_fn is None):
-                questions = self.configure_evaluate(server_round, arrays, evaluate_config or ConfigRecord(), grid)
-                figures = self.aggregate_evaluate(server_round, exchange(grid, questions, timeout))
+            due = self._held_out.wanted and (evaluation is not None or evaluate_fn is None)
+            if due and (server_round == num_rounds or not self._held_out.can_wait(server_round)):
+                figures = self._ask_all(server_round, arrays, evaluate_config or ConfigRecord(), grid, timeout)
                 validation = self.tally
-                self.keeper.look(server_round, pooled_accuracy(validation), self.tensors, self.head)
                 if figures is not None:
                     result.evaluate_metrics_clientapp[server_round] = figures
             seconds = {
@@ -389,11 +393,8 @@ class RoundStrategy(Strategy):
                 "evaluate": evaluated - trained,
                 "validate": time.perf_counter() - evaluated,
             }
-            on_round(
-                RoundReport(
-                    server_round, tally, self._sent, self.digest, evaluation, seconds, validation, self._example
-                )
-            )
+            said = validation, self._held_out.earlier, self._example
+            on_round(RoundReport(server_round, tally, self._sent, self.digest, evaluation, seconds, *said))
             if self.keeper.gave_up:
                 break
         return result

@@ -25,6 +25,7 @@ from common.models.accuracy import Scored
 from common.models.class_figures import class_figures
 from common.models.heads import Head
 from deltamask_server.kept import Keeper
+from deltamask_server.results_file import place_earlier
 from deltamask_server.round_report import RoundReport
 from deltamask_server.tally import Tally
 from deltamask_server.tools.report import parse_run, write_report
@@ -116,8 +117,8 @@ class RunFolder:
         self._write_results()
 
     def add_round(self, report: RoundReport, scored: Scored | None = None) -> dict[str, Any]:
-        """Record a round, and return what was written. Accuracy, classes, personal and validation are null where there
-        was none.
+        """Record a round, and return its entry. Accuracy, classes, personal and validation are null where there was
+        none; what this round's clients said of an earlier one's model goes to that round's entry.
         """
         tally = report.tally
         entry: dict[str, Any] = {
@@ -139,9 +140,11 @@ class RunFolder:
             self._replace("payload.bin", payload)
             entry["payload"] = {"client": client, "bytes": len(payload)}
             self.results["payload"] = {"round": report.server_round, **entry["payload"]}
+        earlier = report.earlier and {"round": report.earlier[0], "validation": validation_entry(report.earlier[1])}
+        place_earlier(self.results, earlier)
         self.results["rounds"].append(entry)
         with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(entry | ({"earlier": earlier} if earlier else {})) + "\n")
         return entry
 
     def save_model(self, tensors: dict[str, torch.Tensor], head: Head) -> Path:

@@ -7,10 +7,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from common.messages import BALANCED
+from common.messages import BALANCED, HELD_OUT
 from deltamask_server.tally import Tally
 
-__all__ = ["fairness", "personal_entry", "pooled_accuracy", "validation_entry"]
+__all__ = ["fairness", "held_out_tally", "personal_entry", "pooled_accuracy", "validation_entry"]
 
 _NONE = {"mean": None, "worst_decile": None, "std": None}
 
@@ -40,6 +40,16 @@ def fairness(tally: Tally, accuracy: str = "accuracy", images: str = "examples")
     mean = math.fsum(accuracies) / n
     variance = math.fsum((accuracy - mean) ** 2 for accuracy in accuracies) / n
     return {"mean": mean, "worst_decile": math.fsum(accuracies[:worst]) / worst, "std": math.sqrt(variance)}
+
+
+def held_out_tally(tally: Tally) -> Tally:
+    """Of replies to a training message, what they say of the model that came with it, as replies to an evaluation."""
+    metrics = {
+        client: {name.removeprefix("held_out_"): values[name] for name in HELD_OUT}
+        for client, values in tally.metrics.items()
+        if HELD_OUT[0] in values
+    }
+    return Tally(tuple(metrics), metrics=metrics)
 
 
 def pooled_accuracy(tally: Tally) -> float | None:

@@ -19,6 +19,7 @@ from common.messages import (
     BALANCED,
     EVALUATE,
     HEAD,
+    HELD_OUT,
     HELLO,
     TRAIN,
     Part,
@@ -58,7 +59,7 @@ def trained_by(message: Message, head: bool = False) -> Update:
 
 
 def evaluated_by(message: Message) -> Update:
-    return unpack_update(message.content, {}, optional=BALANCED, least_examples=0)
+    return unpack_update(message.content, {}, optional=(BALANCED,), least_examples=0)
 
 
 def order(server_round: int, slot: int = 0, **more: float) -> ConfigRecord:
@@ -198,6 +199,35 @@ def test_before_the_first_round_an_evaluation_asks_about_the_head_alone(tmp_path
 
     assert loss(0.6, 0) == loss(0.95, 0) == pytest.approx(loss(1 - 2**-16, 1), rel=1e-3)
     assert loss(0.6, 1) != loss(0.95, 1) != loss(0.95, 0)
+
+
+@pytest.mark.parametrize("check", [0, 3])
+def test_training_says_of_the_model_received_what_an_evaluation_would(tmp_path: Path, backbone, check: int) -> None:
+    run = CONFIG.replace(validation_fraction=0.2)
+    head = Head.from_bytes(
+        statistics_of(app(ask(HEAD), context(tmp_path, run))).parts["statistics"], 10, backbone.features
+    )
+    arrays = model(np.full(backbone.masks.d, quantise(0.8)), backbone, head)
+
+    def content(server_round: int, **more: int) -> RecordDict:
+        return RecordDict({"parts": arrays, "round": order(server_round, **more)})
+
+    plain = trained_by(app(ask(TRAIN, content(check + 1)), context(tmp_path / "a", run)))
+    reply = app(ask(TRAIN, content(check + 1, check=check)), context(tmp_path / "b", run))
+    asked = unpack_update(reply.content, {"payload": Part(10**6)}, optional=(HELD_OUT,))
+    evaluated = evaluated_by(app(ask(EVALUATE, content(check)), context(tmp_path / "c", run)))
+    assert asked.parts == plain.parts
+    assert asked.holds == plain.holds
+    for name in HELD_OUT:
+        assert asked.metrics[name] == evaluated.metrics[name.removeprefix("held_out_")]
+    assert asked.metrics["held_out_examples"] == 10
+    assert asked.metrics["examples"] == plain.metrics["examples"] == 40
+
+
+@pytest.mark.parametrize("check", [-1, 1.5, "1"])
+def test_a_question_about_no_round_is_an_error(tmp_path: Path, check: object) -> None:
+    message = ask(TRAIN, RecordDict({"round": ConfigRecord({"round": 1, "slot": 0, "gain": 1.0, "check": check})}))
+    assert "WrongFormat" in app(message, context(tmp_path)).error.reason
 
 
 def test_a_class_list_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def update_of(reply: Message) -> Update:
 
 def evaluated_by(reply: Message) -> Update:
     assert not reply.has_error(), reply.error
-    return unpack_update(reply.content, {}, optional=BALANCED, least_examples=0)
+    return unpack_update(reply.content, {}, optional=(BALANCED,), least_examples=0)
 
 
 def expected(tmp_path: Path, backbone, start: np.ndarray, kept: np.ndarray, server_round: int) -> np.ndarray:

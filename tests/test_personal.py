@@ -93,7 +93,7 @@ def train(tmp_path: Path, run: RunConfig, model: bytes, head: Head, server_round
     message = Message(content, dst_node_id=1, message_type=TRAIN)
     message.metadata.__dict__["_message_id"] = "m"
     context = Context(0, 0, node_values(tmp_path, **values), RecordDict(), run.as_dict())
-    return unpack_update(app(message, context).content, {"payload": Part(10**7)}, optional=PERSONAL)
+    return unpack_update(app(message, context).content, {"payload": Part(10**7)}, optional=(PERSONAL,))
 
 
 def own_test_images(run: RunConfig, backbone, own: set[int]) -> tuple[Activations, np.ndarray]:

@@ -139,6 +139,7 @@ def test_a_method_with_one_form_of_its_model_is_summed_up_by_it(folder: RunFolde
 # -- the model that is kept
 
 
+FOUND = {"examples": 10, "loss": 0.5, "accuracy": 0.5, "balanced": 0.4, "macro_f1": 0.3}
 TENSORS = {"theta": torch.from_numpy(THETA.astype(np.int32)).to(torch.uint16)}
 TESTED = {0: scored(0.5), 1: scored(0.75), 2: scored(0.7)}
 
@@ -183,6 +184,21 @@ def test_the_heads_figures_on_images_held_out_are_written(folder: RunFolder) -> 
     assert probe["accuracy"] == 0.5
     assert probe["validation"]["pooled"] == pytest.approx(0.9)
     assert probe["downlink"] == {"payload_bytes": {"0": 160, "2": 160}, "bpp": 16.0}
+
+
+def test_what_a_round_says_of_an_earlier_model_is_written_where_it_belongs(folder: RunFolder) -> None:
+    for number in (1, 2, 3):
+        said = Tally((0, 2), metrics={0: FOUND, 2: FOUND | {"accuracy": 0.5 + number / 10}})
+        folder.add_round(replace(report(number), earlier=(number - 1, said)))
+    under_way = read_results(folder.path)
+    folder.finish("completed")
+    for results in (under_way, read_results(folder.path)):
+        (head, *rounds) = (results["linear_probe"], *results["rounds"])
+        assert [entry["validation"]["clients"]["2"]["accuracy"] for entry in (head, *rounds[:2])] == [0.6, 0.7, 0.8]
+        assert rounds[2]["validation"] is None
+        assert not any("earlier" in entry for entry in rounds)
+    lines = [json.loads(line) for line in (folder.path / "rounds.jsonl").read_text().splitlines()]
+    assert [line["earlier"]["round"] for line in lines] == [0, 1, 2], "lines that are written stay as they are"
 
 
 def test_a_model_that_was_not_tested_is_kept_all_the_same(folder: RunFolder) -> None:

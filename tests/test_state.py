@@ -4,6 +4,7 @@ had never stopped.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from dataclasses import dataclass
@@ -78,8 +79,16 @@ class Federation:
         setting = Setting(self.run, self.backbone, self.classes, enrolment, self.kept)
         return STRATEGIES[self.run.method.name].from_setting(setting)
 
-    def play(self, strategy: RoundStrategy, until: int) -> None:
-        strategy.start(self.grid, strategy.arrays(), until, 30.0, on_round=self.reports.append)
+    def play(self, strategy: RoundStrategy, stop: int = ROUNDS) -> None:
+        """All rounds, or those until something ends the run."""
+
+        def ended(report: RoundReport) -> None:
+            self.reports.append(report)
+            if report.server_round == stop < ROUNDS:
+                raise KeyboardInterrupt
+
+        with contextlib.suppress(KeyboardInterrupt):
+            strategy.start(self.grid, strategy.arrays(), ROUNDS, 30.0, on_round=ended)
 
 
 def written_and_read(saved: Saved) -> Saved:
@@ -99,7 +108,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(name: str, tmp_path: Path) -> 
     server = whole.server()
     server.fit_head(whole.grid, 30.0)
     server.validate_head(whole.grid, 30.0)
-    whole.play(server, ROUNDS)
+    whole.play(server)
 
     first = stopped.server()
     first.fit_head(stopped.grid, 30.0)
@@ -108,7 +117,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(name: str, tmp_path: Path) -> 
     second = stopped.server()
     second.load_state(written_and_read(first.state()))
     assert (second.server_round, second.digest) == (STOP, first.digest)
-    stopped.play(second, ROUNDS)
+    stopped.play(second)
 
     assert [report.server_round for report in stopped.reports] == [1, 2, 3, 4]
     for ours, theirs in zip(stopped.reports, whole.reports, strict=True):

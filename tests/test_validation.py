@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from common.codecs import SharedState, get_codec
 from common.downlink import apply_chain
-from common.messages import EVALUATE, TRAIN, pack_update, unpack_classes
+from common.messages import EVALUATE, HELD_OUT, TRAIN, pack_update, unpack_classes
 from common.models.heads.random_head import RandomHead
 from common.theta import Version, theta_digest
 from deltamask_client.hold_out import hold_out
 from deltamask_server.methods.deltamask.strategy import DeltaMask
+from deltamask_server.round_report import RoundReport
 from deltamask_server.tally import Tally
 from deltamask_server.validation import fairness, pooled_accuracy, validation_entry
 from tests.conftest import local_step
@@ -82,29 +83,41 @@ GOOD = {"balanced": 0.4, "macro_f1": 0.3}
 
 
 class Sites:
-    """Honest clients that keep theta and answer an evaluation; ``change`` replaces client 0's answers to it.
+    """Honest clients that say how good a model is, as an evaluation or a training message asks; ``change`` replaces
+    client 0's answers to messages of a kind.
 
     Accuracies are those of `accuracies` by round, the last for all later ones, and a tenth more for each client.
     """
 
-    def __init__(self, count: int, change: Change | None = None, accuracies: Sequence[float] = (0.5,)) -> None:
+    def __init__(
+        self, count: int, change: Change | None = None, accuracies: Sequence[float] = (0.5,), kind: str = EVALUATE
+    ) -> None:
         self.evaluated: list[tuple[int, bytes]] = []
-        self.change, self.accuracies = change, accuracies
+        self.asked: list[tuple[str, int]] = []
+        """Of client 0: kinds of messages, and the rounds of the models that they ask about."""
+        self.change, self.accuracies, self.kind = change, accuracies, kind
         self.grid = MemoryGrid({client: self.node(client) for client in range(count)})
 
     def node(self, client: int) -> Node:
         honest = node(client)
 
         def handle(message: Message) -> list[Message]:
-            if message.metadata.message_type == EVALUATE:
-                server_round = int(message.content["round"]["round"])
+            kind = message.metadata.message_type
+            if kind not in (TRAIN, EVALUATE):
+                return honest(message)
+            order = message.content["round"]
+            content = honest(message)[0].content if kind == TRAIN else pack_update({}, METRICS)
+            if kind == EVALUATE or "check" in order:
+                server_round = int(order["round" if kind == EVALUATE else "check"])
                 accuracy = self.accuracies[min(server_round, len(self.accuracies) - 1)] + client / 10
-                content: RecordDict = pack_update({}, METRICS | GOOD | {"accuracy": accuracy})
+                found = {"examples": 10, "loss": 0.5, "accuracy": accuracy} | GOOD
+                content["metrics"].update({f"held_out_{n}": v for n, v in found.items()} if kind == TRAIN else found)
                 self.evaluated.append((client, theta_digest(received_theta(message))))
-                if self.change and client == 0:
-                    return [answer(message, reply) for reply in self.change(content, message)]
-                return [answer(message, content)]
-            return honest(message)
+                if client == 0:
+                    self.asked.append((kind, server_round))
+            if self.change and client == 0 and kind == self.kind:
+                return [answer(message, reply) for reply in self.change(content, message)]
+            return [answer(message, content)]
 
         return handle
 
@@ -127,24 +140,54 @@ def test_every_client_evaluates_the_theta_of_the_round() -> None:
             assert (client["balanced"], client["macro_f1"]) == (0.4, 0.3)
 
 
+def test_training_asks_about_the_model_that_it_brings_and_a_message_of_its_own_about_the_last() -> None:
+    sites, deltamask, reports = Sites(2, accuracies=(0.5, 0.6, 0.7, 0.8)), strategy(validate=True), []
+    begin(deltamask, sites)
+    start = theta_digest(deltamask.theta)
+    thetas = [deltamask.theta]
+
+    def ended(report: RoundReport) -> None:
+        reports.append(report)
+        thetas.append(deltamask.theta)
+
+    deltamask.start(sites.grid, deltamask.arrays(), 3, 0.3, on_round=ended)
+    assert sites.asked == [(TRAIN, 0), (TRAIN, 1), (TRAIN, 2), (EVALUATE, 3)]
+    assert [name for client, name in sites.evaluated if client == 0] == [start, *map(theta_digest, thetas[1:])]
+    assert [report.earlier and report.earlier[0] for report in reports] == [0, 1, 2]
+    assert [report.validation is None for report in reports] == [True, True, False]
+    for report, accuracy in zip(reports, (0.5, 0.6, 0.7), strict=True):
+        entry = validation_entry(report.earlier[1])
+        assert entry["pooled"] == pytest.approx(accuracy + 0.05)
+        assert (entry["clients"]["1"]["balanced"], entry["clients"]["1"]["macro_f1"]) == (0.4, 0.3)
+        assert report.tally.metrics[0]["examples"] == METRICS["examples"], "what was trained on is counted as ever"
+    assert deltamask.keeper.checked == [(r, pytest.approx(0.55 + r / 10)) for r in range(4)]
+
+
 def begin(deltamask: DeltaMask, sites: Sites) -> tuple[Tally, dict[int, int]] | None:
     """What a run does before its rounds."""
     deltamask.fit_head(sites.grid, 0.3)
     return deltamask.validate_head(sites.grid, 0.3)
 
 
-def test_before_the_first_round_clients_are_asked_about_the_head_alone() -> None:
-    sites = Sites(2)
-    deltamask = strategy(validate=True)
+def test_the_head_alone_is_what_the_first_round_asks_about() -> None:
+    sites, deltamask = Sites(2), strategy(validate=True)
     start = theta_digest(deltamask.theta)
+    assert begin(deltamask, sites) is None
+    run_rounds(deltamask, sites.grid)
+    assert sites.evaluated[:2] == [(0, start), (1, start)]
+    assert deltamask.keeper.first == pytest.approx(0.55)
+    assert (deltamask.keeper.best.tensors["theta"].numpy() == 65_535).all(), "the pre-trained function, in DeltaMask's"
+
+
+def test_where_a_round_takes_a_sample_all_are_asked_about_the_head_before_the_first() -> None:
+    sites = Sites(2)
+    deltamask = strategy(validate=True, participation=0.5)
     found = begin(deltamask, sites)
     assert found is not None
     replies, sent = found
     assert set(replies.metrics) == set(sent) == {0, 1}
-    assert [message.content["round"]["round"] for message in sites.grid.sent[-2:]] == [0, 0]
-    assert sorted(sites.evaluated) == [(0, start), (1, start)]
+    assert sites.asked == [(EVALUATE, 0)]
     assert deltamask.keeper.first == pytest.approx(0.55)
-    assert (deltamask.keeper.best.tensors["theta"].numpy() == 65_535).all(), "the pre-trained function, in DeltaMask's"
 
 
 def test_nobody_is_asked_about_the_head_where_nothing_is_held_out_or_rounds_have_been() -> None:
@@ -171,6 +214,7 @@ def test_a_run_ends_where_patience_does(patience: int, rounds: int) -> None:
     begin(deltamask, sites)
     assert len(run_rounds(deltamask, sites.grid, rounds=8)) == rounds
     assert deltamask.keeper.best.server_round == 2
+    assert deltamask.keeper.checked[-1][0] == rounds, "the last model has been looked at"
 
 
 def test_theta_does_not_depend_on_being_evaluated() -> None:
@@ -205,7 +249,8 @@ def test_theta_that_a_client_kept_from_an_evaluation_is_not_sent_again() -> None
 
         return handle
 
-    reports = run_rounds(strategy(validate=True), MemoryGrid({client: keeper(client) for client in range(2)}), rounds=3)
+    grid = MemoryGrid({client: keeper(client) for client in range(2)})
+    reports = run_rounds(strategy(validate=True, participation=0.5), grid, rounds=3)
     assert not any(report.tally.failures for report in reports)
     assert [size for kind, size in sizes if kind == TRAIN][2:] == [32] * 4
     assert reports[1].downlink_bytes[0] == 32 + sizes[6][1]
@@ -235,6 +280,42 @@ BAD: dict[str, tuple[str, Change]] = {
     "an exception": ("client-error", lambda content, message: [Error(2, "DataError")]),
     "silence": ("no-reply", lambda content, message: []),
 }
+
+
+RIDING: dict[str, tuple[str, dict[str, float], list[str]]] = {
+    "accuracy above 1": ("bad-metric", {"held_out_accuracy": 1.5}, []),
+    "macro F1 below 0": ("bad-metric", {"held_out_macro_f1": -0.1}, []),
+    "no number": ("bad-metric", {"held_out_loss": float("nan")}, []),
+    "fewer than no images": ("bad-metric", {"held_out_examples": -1}, []),
+    "one less": ("bad-metric", {}, ["held_out_loss"]),
+    "one more": ("wrong-format", {"held_out_seconds": 1.0}, []),
+}
+
+
+@pytest.mark.parametrize("name", RIDING)
+def test_a_training_reply_with_bad_figures_is_dropped_and_counted(name: str) -> None:
+    reason, wrong, missing = RIDING[name]
+
+    def change(content: RecordDict, message: Message) -> list[RecordDict | Error]:
+        content["metrics"].update(wrong)
+        for key in missing:
+            del content["metrics"][key]
+        return [content]
+
+    sites, deltamask = Sites(3, change, kind=TRAIN), strategy(validate=True)
+    begin(deltamask, sites)
+    (report,) = run_rounds(deltamask, sites.grid)
+    assert dict(report.tally.dropped) == {reason: 1}
+    assert set(report.tally.payload_bytes) == {1, 2}
+    assert deltamask.keeper.first == pytest.approx(0.65)
+
+
+def test_figures_that_nobody_asked_for_are_refused() -> None:
+    def change(content: RecordDict, message: Message) -> list[RecordDict | Error]:
+        return [pack_update({"payload": content["parts"]["payload"]}, METRICS | dict.fromkeys(HELD_OUT, 0.5))]
+
+    (report,) = run_rounds(strategy(), Sites(3, change, kind=TRAIN).grid)
+    assert dict(report.tally.dropped) == {"wrong-format": 1}
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -45,8 +45,10 @@ class ClientMethod(ABC):
         """Train from the global model, and say what came of it."""
 
     @abstractmethod
-    def evaluate(self, message: RecordDict) -> Answer:
-        """Tell how good the global model is on the images that this client never trains on."""
+    def evaluate(self, message: RecordDict, server_round: int) -> Answer:
+        """Tell how good the global model of a round is on the images that this client never trains on; 0: the head
+        alone. `train` may be called with the same message afterwards.
+        """
 
     def site(self, message: RecordDict, held: tuple[str, ...], validation: bool = False) -> Site:
         """Model and images of this client.

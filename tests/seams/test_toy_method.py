@@ -111,7 +111,7 @@ class CountingClient(ClientMethod):
         count = len(site.labels) * self.run[CountingSection].step
         return Answer(site, Fit(0.0, 0.0), {"payload": count.to_bytes(4, "little")})
 
-    def evaluate(self, message: RecordDict) -> Answer:
+    def evaluate(self, message: RecordDict, server_round: int) -> Answer:
         site = self.site(message, (), validation=True)
         shape = len(site.classes), site.backbone.features
         parts = unpack_model(message, {"total": Part(8), "head": Part(Head.size(*shape))})

@@ -95,10 +95,10 @@ class DeltaMaskClient(ClientMethod):
         parts = {"payload": payload} | ({"head": result.head.to_bytes()} if trains_head else {})
         return Answer(site, result.fit, parts, holds, personal)
 
-    def evaluate(self, message: RecordDict) -> Answer:
-        """The weights times theta on the images held out; before the first round, the head alone."""
+    def evaluate(self, message: RecordDict, server_round: int) -> Answer:
+        """The weights times theta on the images held out; of round 0, the head alone."""
         site, version, head, holds = self._receive(message, validation=True)
-        if unpack_round(message)[0] == 0:
+        if server_round == 0:
             site.backbone.masks.unmask()
         else:
             site.backbone.masks.set_multiplier(torch.from_numpy(probabilities(version.theta)))

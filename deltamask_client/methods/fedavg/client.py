@@ -62,7 +62,7 @@ class FedAvgClient(ClientMethod):
         payload = pack_weights(join_weights(result.tail, result.head), server_round, slot, base)
         return Answer(site, result.fit, {"payload": payload}, None, personal)
 
-    def evaluate(self, message: RecordDict) -> Answer:
+    def evaluate(self, message: RecordDict, server_round: int) -> Answer:
         """Loss and accuracy of the global weights on the images held out."""
         site, tail, head, _ = self._receive(message, validation=True)
         return Answer.of(site, evaluate_weights(self.run, site, tail, head))

@@ -97,7 +97,7 @@ class HideNseekClient(ClientMethod):
         payload = encode_signs(result.positive, shared, run[SignSection].sign_codec)
         return Answer(site, result.fit, {"payload": payload}, self._kept(held), personal)
 
-    def evaluate(self, message: RecordDict) -> Answer:
+    def evaluate(self, message: RecordDict, server_round: int) -> Answer:
         """Loss and accuracy of the global signs on the images held out."""
         site, network, _, held, scores = self._receive(message, validation=True)
         network.load(held.head, as_floats(positive_signs(held.signs.theta)) if scores is None else scores)

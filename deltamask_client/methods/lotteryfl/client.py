@@ -83,7 +83,7 @@ class LotteryClient(ClientMethod):
         holds = mask_digest(ticket.kept) if self._store.save(ticket) else None
         return Answer(site, result.fit, {"payload": payload}, holds, personal)
 
-    def evaluate(self, message: RecordDict) -> Answer:
+    def evaluate(self, message: RecordDict, server_round: int) -> Answer:
         """Loss and accuracy of the global weights that this client keeps, on the images held out."""
         site, found, _ = self._receive(message, validation=True)
         tail, head = split_weights(found.weights, len(site.classes), site.backbone.features)

@@ -114,7 +114,7 @@ def _key_figures(run: Run) -> Element:
     sums, results = totals(run), run.results
     float32 = sums.up_float32 + sums.down_float32
     late = "" if sums.later_down_bits is None else f"{_bits(sums.later_down_bits)} from round 2 on; "
-    # Clients that test the model are sent it twice a round, and both count; in float32 it is counted once.
+    # A model that clients test by a message of its own may be sent twice, and both count; in float32 once does.
     once = "float32 sent once a round" if any(entry.validation for entry in results.rounds) else "float32"
     kept = ""
     if sums.up_bits is not None and results.model and results.model.kept_parameters:
