@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -183,6 +184,7 @@ def command_line(description: str, run: Callable[[], None], table: Callable[[], 
         return
     if reason := why_not():
         raise SystemExit(f"cannot make links: {reason}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes and links are ended then too
     run()
 
 
