@@ -15,7 +15,7 @@ import torch
 from common.models.heads import Head
 from deltamask_server.kept import Keeper
 from deltamask_server.tally import Tally
-from deltamask_server.validation import held_out_tally, pooled_accuracy
+from deltamask_server.validation import held_out_tally, pooled
 
 __all__ = ["HeldOut"]
 
@@ -72,4 +72,4 @@ class HeldOut:
         self, server_round: int, said: Tally, tensors: Callable[[int], dict[str, torch.Tensor]], head: Head
     ) -> None:
         """Tell the keeper how good a model is."""
-        self.keeper.look(server_round, pooled_accuracy(said), lambda: tensors(server_round), head)
+        self.keeper.look(server_round, pooled(said), lambda: tensors(server_round), head)

@@ -27,6 +27,8 @@ class Kept:
     """0: the head alone, on the frozen network."""
     accuracy: float
     """On all images held out, each counting the same, in [0, 1]."""
+    loss: float
+    """Mean cross-entropy on them."""
     tensors: Tensors
     head: Head
 
@@ -48,18 +50,32 @@ class Keeper:
     checked: list[tuple[int, float]] = field(default_factory=list)
     """Accuracy by round, of those that were looked at."""
 
-    def look(self, server_round: int, accuracy: float | None, tensors: Callable[[], Tensors], head: Head) -> None:
-        """Hear how good the model of a round is, and keep it if it is the best. Of equals the later one is kept, but a
-        model must beat the head alone. None: nobody has held out images.
+    def look(
+        self, server_round: int, said: tuple[float, float] | None, tensors: Callable[[], Tensors], head: Head
+    ) -> None:
+        """Hear how good the model of a round is, and keep it if it is the best.
+
+        A few dozen images leave many models with the same accuracy; of these the one with the lower loss is kept, and
+        where that is the same too the later one, or the head alone.
+
+        Parameters
+        ----------
+        server_round
+            0: the head alone.
+        said
+            Accuracy and loss on the images held out; None: nobody has any.
+        tensors, head
+            The model.
         """
-        if accuracy is None:
+        if said is None:
             return
+        accuracy, loss = said
         self.checked.append((server_round, accuracy))
         if server_round == 0:
             self.first = accuracy
         best = self.best
-        if best is None or accuracy > best.accuracy or (accuracy == best.accuracy and best.server_round):
-            self.best = Kept(server_round, accuracy, tensors(), head)
+        if best is None or (accuracy, -loss, bool(best.server_round)) > (best.accuracy, -best.loss, False):
+            self.best = Kept(server_round, accuracy, loss, tensors(), head)
 
     @property
     def gave_up(self) -> bool:
@@ -86,7 +102,7 @@ class Keeper:
         best = self.best
         tensors = Saved({name: tensor.numpy() for name, tensor in best.tensors.items()})
         head = Saved({"weight": best.head.weight, "bias": best.head.bias})
-        values = {"checked": checked, "first": self.first, "best": [best.server_round, best.accuracy]}
+        values = {"checked": checked, "first": self.first, "best": [best.server_round, best.accuracy, best.loss]}
         return Saved({}, values) | tensors.under("tensors") | head.under("head")
 
     def load_state(self, saved: Saved) -> None:
@@ -96,4 +112,4 @@ class Keeper:
         if best is not None:
             head = saved.part("head").arrays
             tensors = {name: torch.from_numpy(array) for name, array in saved.part("tensors").arrays.items()}
-            self.best = Kept(int(best[0]), float(best[1]), tensors, Head(head["weight"], head["bias"]))
+            self.best = Kept(int(best[0]), float(best[1]), float(best[2]), tensors, Head(head["weight"], head["bias"]))

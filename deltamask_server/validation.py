@@ -10,7 +10,7 @@ from typing import Any
 from common.messages import BALANCED, HELD_OUT
 from deltamask_server.tally import Tally
 
-__all__ = ["fairness", "held_out_tally", "personal_entry", "pooled_accuracy", "validation_entry"]
+__all__ = ["fairness", "held_out_tally", "personal_entry", "pooled", "validation_entry"]
 
 _NONE = {"mean": None, "worst_decile": None, "std": None}
 
@@ -52,17 +52,22 @@ def held_out_tally(tally: Tally) -> Tally:
     return Tally(tuple(metrics), metrics=metrics)
 
 
-def pooled_accuracy(tally: Tally) -> float | None:
-    """Share of all images held out that are named right, each counting the same; None without images."""
-    images = sum(values["examples"] for values in tally.metrics.values())
-    right = math.fsum(values["accuracy"] * values["examples"] for values in tally.metrics.values())
-    return right / images if images else None
+def pooled(tally: Tally) -> tuple[float, float] | None:
+    """Accuracy and mean loss on all images held out, each counting the same; None without images."""
+    clients = tally.metrics.values()
+    images = sum(values["examples"] for values in clients)
+    if not images:
+        return None
+    accuracy, loss = (math.fsum(v[name] * v["examples"] for v in clients) / images for name in ("accuracy", "loss"))
+    return accuracy, loss
 
 
 def validation_entry(tally: Tally) -> dict[str, Any]:
     """What results.json says of one round's validation."""
+    found = pooled(tally)
     return {
-        "pooled": pooled_accuracy(tally),
+        "pooled": found and found[0],
+        "pooled_loss": found and found[1],
         **(fairness(tally) or _NONE),
         "clients": {
             str(client): {

@@ -79,8 +79,10 @@ def test_three_sites_with_folders_of_their_own(
     assert "1 of 17 images cannot be read and are left out: fern/cut.jpg" in caplog.text
     assert "Clients     accuracy on their held-out images: mean" in printed
     assert "Data        1 images of 1 clients could not be read" in printed
-    lines = (sites / "runs" / "latest" / "rounds.jsonl").read_text().splitlines()
-    assert [json.loads(line)["validation"] for line in lines] == [entry["validation"] for entry in results["rounds"]]
+    lines = [json.loads(line) for line in (sites / "runs" / "latest" / "rounds.jsonl").read_text().splitlines()]
+    said = [line["earlier"]["validation"] for line in lines]
+    assert said == [head, *(entry["validation"] for entry in results["rounds"][:-1])], "by those who trained next"
+    assert lines[-1]["validation"] == results["rounds"][-1]["validation"]
 
 
 def test_what_is_held_out_is_not_trained_on_and_stays_the_same(sites: Path) -> None:

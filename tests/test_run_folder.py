@@ -148,7 +148,7 @@ def looked(*accuracies: float | None) -> Keeper:
     """Who heard so much of the models of rounds 0, 1, ..."""
     keeper = Keeper()
     for server_round, accuracy in enumerate(accuracies):
-        keeper.look(server_round, accuracy, lambda: TENSORS, HEAD)
+        keeper.look(server_round, None if accuracy is None else (accuracy, 1 - accuracy), lambda: TENSORS, HEAD)
     return keeper
 
 

@@ -19,7 +19,7 @@ from deltamask_client.hold_out import hold_out
 from deltamask_server.methods.deltamask.strategy import DeltaMask
 from deltamask_server.round_report import RoundReport
 from deltamask_server.tally import Tally
-from deltamask_server.validation import fairness, pooled_accuracy, validation_entry
+from deltamask_server.validation import fairness, pooled, validation_entry
 from tests.conftest import local_step
 from tests.federation import METRICS, SEED, SEGMENTS, Change, D, node, received_theta, run_rounds, strategy
 from tests.grid import MemoryGrid, Node, answer
@@ -70,10 +70,11 @@ def test_each_image_counts_the_same_in_the_accuracy_by_which_models_are_kept() -
     some = tally([0.9, 0.5])
     some.metrics[0] = METRICS | {"accuracy": 0.9, "examples": 30}
     some.metrics[2] = METRICS | {"examples": 0, "accuracy": 0.0}
-    assert pooled_accuracy(some) == pytest.approx((0.9 * 30 + 0.5 * 10) / 40)
-    assert validation_entry(some)["pooled"] == pooled_accuracy(some)
+    assert pooled(some) == pytest.approx(((0.9 * 30 + 0.5 * 10) / 40, 0.5))
+    entry = validation_entry(some)
+    assert (entry["pooled"], entry["pooled_loss"]) == pooled(some)
     del some.metrics[0], some.metrics[1]
-    assert pooled_accuracy(some) is None
+    assert pooled(some) is None
 
 
 # -- over the strategy: clients that keep theta, and are asked after every round

@@ -21,6 +21,7 @@ from common.downlink import apply_chain, max_chain_bytes
 from common.gain import NARROWEST
 from common.messages import Part, unpack_gain, unpack_model, unpack_round
 from common.methods.deltamask.config import (
+    STEP_IMAGES,
     DeltaMaskSection,
     GradientStepsSection,
     HeadTrainingSection,
@@ -117,13 +118,14 @@ class DeltaMaskClient(ClientMethod):
         return Objective(loss)
 
     def _optimiser(self, server_round: int, site: Site, version: Version, head: Head, seed: int) -> OptimiserOf:
-        """The run's: Adam as it is, gradient steps by what suits this network and this site."""
+        """The run's: Adam as it is, gradient steps by what suits this network, this site and its batches."""
         run, step = self.run, step_of(self.run, server_round)
         if run[DeltaMaskSection].score_optimiser == "adam":
             return adam(step)
         site.backbone.masks.load_scores(torch.from_numpy(scores(version.theta)), sampled=False)
         scale = gradient_scale(site.backbone, head, site.activations, seed)
         step *= share_of_step(site.labels, len(site.classes))
+        step *= (self.node.batch_size or run.training.batch_size) / STEP_IMAGES
         return sgd(step / scale, run[GradientStepsSection].score_momentum)
 
     def _receive(self, message: RecordDict, validation: bool = False) -> _Received:

@@ -15,8 +15,6 @@ from common.models.heads import Head
 
 __all__ = ["gradient_scale", "share_of_step"]
 
-_ENOUGH = 0.5
-"""Share of the largest entropy of labels with which a site takes whole steps."""
 _BATCHES, _BATCH = 4, 8
 """Enough: gradients of the scores have millions of entries, and their norm differs little between images."""
 
@@ -58,8 +56,7 @@ def gradient_scale(backbone: Backbone, head: Head, activations: Activations, see
 
 
 def share_of_step(labels: NDArray[np.int64], classes: int) -> float:
-    """What part of a step a site takes, by its labels: all of it if they have half the entropy of as many classes
-    alike, and as much less as they have less.
+    """What part of a step a site takes: the entropy of its labels, as a share of the largest one.
 
     The entropy of its labels is what a site's calibrated loss can fall by. Where few classes are, they are soon told
     apart, and every further step is drift; with a single one there is nothing to learn (our choice).
@@ -78,4 +75,4 @@ def share_of_step(labels: NDArray[np.int64], classes: int) -> float:
     counts = np.bincount(labels, minlength=classes)
     shares = counts[counts > 0] / max(1, len(labels))
     entropy = float(-(shares * np.log(shares)).sum())
-    return min(1.0, entropy / (_ENOUGH * math.log(max(2, classes))))
+    return entropy / math.log(max(2, classes))
