@@ -81,14 +81,14 @@ class GradientStepsSection(Section):
     under: ClassVar[str] = "score-optimiser"
 
     score_step: float = Field(
-        260.0,
+        320.0,
         gt=0,
         description="The step on the scores in the first round for a batch of 16 images, as a vector, for one image "
         "with a random label, at a site whose classes are alike; less at others, by the entropy of their labels. So it "
         "goes with backbone, head, images and batches, and needs no search.",
     )
     score_step_final: float = Field(
-        26.0, gt=0, description="The same in the last round; a cosine lies between, so that what is learnt settles."
+        32.0, gt=0, description="The same in the last round; a cosine lies between, so that what is learnt settles."
     )
     score_momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of these steps, within a round.")
 
