@@ -45,6 +45,17 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+SHOWN: dict[tuple[str, bool], dict[str, Any]] = {
+    ("deltamask", False): {"color": "C0", "marker": "o", "label": "DeltaMask, default"},
+    ("relative", False): {"color": "C0", "marker": "^", "label": "DeltaMask, relative"},
+    ("fuse8", True): {"color": "C1", "marker": "o", "label": "first version, fuse8 (the paper's)"},
+    ("relative", True): {"color": "C1", "marker": "^", "label": "first version, relative"},
+    ("fedavg-c0", False): {"color": "black", "marker": "s", "label": "FedAvg, float32"},
+    ("fedavg-c1", False): {"color": "grey", "marker": "s", "label": "FedAvg, calibrated loss"},
+}
+"""Method, whether of the first version (`benchmarks.experiments.methods`), and how it is drawn."""
+
+
 def _plan(data: str, split: str, name: str, seed: int, config: dict[str, Any]) -> Plan:
     where = {"dataset": DATA[data], "validation-fraction": 0.0, "seed": seed}
     return Plan(f"{data}-{split}-{name}-s{seed}", COMMON | where | SPLITS[split] | config)
@@ -120,29 +131,28 @@ def table() -> str:
 
 
 def plot() -> Path:
-    """Accuracy by round, a panel for each data set and split."""
-    figure, axes = plt.subplots(2, 3, figsize=(10, 6), layout="constrained", squeeze=False)
+    """Accuracy against the bits of an update, a panel for each data set and split."""
+    figure, axes = plt.subplots(2, 3, figsize=(10, 6), layout="constrained", sharex=True, squeeze=False)
     for row, data in enumerate(DATA):
-        for column, (split, split_name) in enumerate(SPLIT_NAMES.items()):
-            panel = axes[row][column]
-            for number, method in enumerate((*METHODS, "fedavg-c1", "fedavg-c0")):
-                runs = runs_of(data, split, method)
-                if not runs:
-                    continue
-                rounds = [entry["round"] for entry in runs[0]["rounds"] if entry["accuracy"]]
-                courses = [[100 * e["accuracy"]["mean"] for e in run["rounds"] if e["accuracy"]] for run in runs]
-                by_round = list(zip(*courses, strict=True))
-                panel.plot(rounds, [fmean(values) for values in by_round], "o-", ms=3, color=f"C{number}", label=method)
-                panel.fill_between(rounds, *map(list, zip(*((min(v), max(v)) for v in by_round), strict=True)),
-                                   color=f"C{number}", alpha=0.15)  # fmt: skip
+        for panel, (split, split_name) in zip(axes[row], SPLIT_NAMES.items(), strict=True):
+            for name, style in SHOWN.items():
+                method, first_version = name
+                runs = load("methods", f"{data}-{split}-{method}") if first_version else runs_of(data, split, method)
+                if runs:
+                    bits = fmean(entry["uplink"]["bpp"] for run in runs for entry in run["rounds"])
+                    found = [100 * last(run) for run in runs]
+                    away = [[fmean(found) - min(found)], [max(found) - fmean(found)]]
+                    panel.errorbar(bits, fmean(found), away, **style, ms=7, capsize=3, linestyle="none")
             heads = [run["linear_probe"]["accuracy"] for run in runs_of(data, split, "deltamask")]
             if heads:
                 panel.axhline(100 * fmean(heads), color="grey", linestyle=":", label="head alone")
-            panel.set(title=f"{NAMES[data]}, {split_name}", xlabel="round" if row else None)
+            panel.set(title=f"{NAMES[data]}, {split_name}", xscale="log", xlim=(2e-4, 1e2))
             panel.grid(alpha=0.3)
             panel.spines[["top", "right"]].set_visible(False)
         axes[row][0].set_ylabel("test accuracy, %")
-    axes[0][0].legend(fontsize=8)
+    axes[1][1].set_xlabel("uplink, bits per parameter")
+    named = {name: line for panel in axes.flat for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(PICTURE, dpi=110)
     return PICTURE
 
