@@ -84,7 +84,7 @@ class GradientStepsSection(Section):
         320.0,
         gt=0,
         description="The step on the scores in the first round for a batch of 16 images, as a vector, for one image "
-        "with a random label, at a site whose classes are alike; less at others, by the entropy of their labels. So it "
+        "with a random label, at a site with ten classes alike; less at others, by the entropy of their labels. So it "
         "goes with backbone, head, images and batches, and needs no search.",
     )
     score_step_final: float = Field(

@@ -124,7 +124,7 @@ class DeltaMaskClient(ClientMethod):
             return adam(step)
         site.backbone.masks.load_scores(torch.from_numpy(scores(version.theta)), sampled=False)
         scale = gradient_scale(site.backbone, head, site.activations, seed)
-        step *= share_of_step(site.labels, len(site.classes))
+        step *= share_of_step(site.labels)
         step *= (self.node.batch_size or run.training.batch_size) / STEP_IMAGES
         return sgd(step / scale, run[GradientStepsSection].score_momentum)
 

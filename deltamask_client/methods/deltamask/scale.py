@@ -15,6 +15,8 @@ from common.models.heads import Head
 
 __all__ = ["gradient_scale", "share_of_step"]
 
+_WHOLE = math.log(10)
+"""Entropy of labels, in nats, with which a site takes whole steps."""
 _BATCHES, _BATCH = 4, 8
 """Enough: gradients of the scores have millions of entries, and their norm differs little between images."""
 
@@ -55,24 +57,23 @@ def gradient_scale(backbone: Backbone, head: Head, activations: Activations, see
     return max(math.sqrt(square / max(1, count)), 1e-12)
 
 
-def share_of_step(labels: NDArray[np.int64], classes: int) -> float:
-    """What part of a step a site takes: the entropy of its labels, as a share of the largest one.
+def share_of_step(labels: NDArray[np.int64]) -> float:
+    """What part of a step a site takes: the entropy of its labels, as a share of that of ten classes alike.
 
     The entropy of its labels is what a site's calibrated loss can fall by. Where few classes are, they are soon told
-    apart, and every further step is drift; with a single one there is nothing to learn (our choice).
+    apart, and every further step is drift; with a single one there is nothing to learn. More than ten classes take the
+    step of ten (our choice).
 
     Parameters
     ----------
     labels
         Of the site's images, ``(n,)``.
-    classes
-        Of the run.
 
     Returns
     -------
     In [0, 1].
     """
-    counts = np.bincount(labels, minlength=classes)
-    shares = counts[counts > 0] / max(1, len(labels))
+    counts = np.unique(labels, return_counts=True)[1]
+    shares = counts / max(1, len(labels))
     entropy = float(-(shares * np.log(shares)).sum())
-    return entropy / math.log(max(2, classes))
+    return min(1.0, entropy / _WHOLE)
