@@ -23,7 +23,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "default": {"train-limit": 400},
     # below 1, models are asked about by messages of their own, here of the same four clients
     "default, a message more for images held out": {"train-limit": 400, "participation": 0.99},
-    "relative, relayed": {"train-limit": 400, "codec": "relative", "downlink": "relay"},
 }
 
 

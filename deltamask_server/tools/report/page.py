@@ -30,6 +30,9 @@ __all__ = ["page"]
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """The browser itself refuses whatever is not in the file."""
 
+AROUND = 18_600
+"""Bytes that Flower, gRPC and TLS put around one message and its reply, both ways (`benchmarks.socket_bytes`)."""
+
 
 def page(run: Run) -> Element:
     """The whole page; nothing in it comes from elsewhere, and no script is in it."""
@@ -129,7 +132,8 @@ def _key_figures(run: Run) -> Element:
         ("Down", _bits(sums.down_bits), "bits a parameter", late + times_less(sums.down, sums.down_float32, once)),
         (
             "Traffic", amount(sums.bytes), "",
-            "both ways, all clients, head included" + (f"; {times_less(sums.bytes, float32, once)}" if float32 else ""),
+            f"both ways, all clients, head included; on real links about {amount(sums.bytes + sums.asked * AROUND)}, with "
+            "what Flower puts around messages" + (f"; {times_less(sums.bytes, float32, once)}" if float32 else ""),
         ),
         (
             "Replies used", f"{sums.ok:,} of {sums.asked:,}", "",
