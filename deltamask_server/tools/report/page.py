@@ -132,8 +132,8 @@ def _key_figures(run: Run) -> Element:
         ("Down", _bits(sums.down_bits), "bits a parameter", late + times_less(sums.down, sums.down_float32, once)),
         (
             "Traffic", amount(sums.bytes), "",
-            f"both ways, all clients, head included; on real links about {amount(sums.bytes + sums.asked * AROUND)}, with "
-            "what Flower puts around messages" + (f"; {times_less(sums.bytes, float32, once)}" if float32 else ""),
+            f"both ways, all clients, head included; about {amount(sums.bytes + sums.asked * AROUND)} on real links, with "
+            "what Flower puts around it" + (f"; {times_less(sums.bytes, float32, once)}" if float32 else ""),
         ),
         (
             "Replies used", f"{sums.ok:,} of {sums.asked:,}", "",
