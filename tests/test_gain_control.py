@@ -70,7 +70,7 @@ def test_no_change_counts_for_more_than_was_asked_for_with_room_for_narrow_links
     theta = np.full(1000, 60_000, np.uint16)
     shared, local = SharedState(theta, 1, 1, 0), np.full(1000, 0.5, np.float32)
     asked = GainControl(2.0, 1.0, 64.0, 0.01, 1.0, (1.0, 1.0))
-    for name, most in (("exact", 8.0), ("fuse8", 8.0), ("relative", 4.0)):
+    for name, most in (("exact", 8.0), ("fuse8", 8.0), ("relative", 16.0)):
         for gain in (0.25, 1.0, most):
             asked.check(get_codec(name, gain=gain).encode(local, shared))
         for gain in (1.1 * most, 64.0):
@@ -86,5 +86,5 @@ def test_masks_are_counted_as_they_are() -> None:
     sized = GainControl.from_config(RunConfig(codec="bitmap", target_bpp=0.5))
     assert gains(sized, 1.0, 0.1) == [1.0, 1.0]
     flips = GainControl.from_config(RunConfig(codec="relative", target_bpp=0.5, num_server_rounds=3))
-    assert (flips.gain, flips.least, flips.target_bpp, flips.growth) == (1.0, 0.25, 0.5, 2.0)
-    assert list(flips.steps) == pytest.approx([130.0, 71.5, 13.0])
+    assert (flips.gain, flips.least, flips.target_bpp, flips.growth) == (4.0, 0.25, 0.5, 2.0)
+    assert list(flips.steps) == pytest.approx([320.0, 176.0, 32.0])

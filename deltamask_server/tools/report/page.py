@@ -123,6 +123,7 @@ def _key_figures(run: Run) -> Element:
     if sums.up_bits is not None and results.model and results.model.kept_parameters:
         by_kept = sums.up_bits * results.model.masked_parameters / results.model.kept_parameters
         kept = f"{_bits(by_kept)} for each weight kept; "
+    on_links = amount(sums.bytes + sums.asked * AROUND)
     failed, clients = sum(sums.failed.values()), len(client_figures(run))
     rounds = len(results.rounds)
     each = f"{sum(map(round_seconds, results.rounds)) / rounds:,.1f} s a round" if rounds else ""
@@ -132,8 +133,8 @@ def _key_figures(run: Run) -> Element:
         ("Down", _bits(sums.down_bits), "bits a parameter", late + times_less(sums.down, sums.down_float32, once)),
         (
             "Traffic", amount(sums.bytes), "",
-            f"both ways, all clients, head included; about {amount(sums.bytes + sums.asked * AROUND)} on real links, with "
-            "what Flower puts around it" + (f"; {times_less(sums.bytes, float32, once)}" if float32 else ""),
+            f"both ways, all clients, head included; about {on_links} on real links, with what Flower puts around it"
+            + (f"; {times_less(sums.bytes, float32, once)}" if float32 else ""),
         ),
         (
             "Replies used", f"{sums.ok:,} of {sums.asked:,}", "",
