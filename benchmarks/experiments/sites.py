@@ -131,26 +131,29 @@ def table() -> str:
 
 
 def plot() -> Path:
-    """Accuracy against the bits of an update, a panel for each data set and split."""
-    figure, axes = plt.subplots(2, 3, figsize=(10, 6), layout="constrained", sharex=True, squeeze=False)
-    for row, data in enumerate(DATA):
-        for panel, (split, split_name) in zip(axes[row], SPLIT_NAMES.items(), strict=True):
-            for name, style in SHOWN.items():
-                method, first_version = name
-                runs = load("methods", f"{data}-{split}-{method}") if first_version else runs_of(data, split, method)
-                if runs:
-                    bits = fmean(entry["uplink"]["bpp"] for run in runs for entry in run["rounds"])
-                    found = [100 * last(run) for run in runs]
-                    away = [[fmean(found) - min(found)], [max(found) - fmean(found)]]
-                    panel.errorbar(bits, fmean(found), away, **style, ms=7, capsize=3, linestyle="none")
-            heads = [run["linear_probe"]["accuracy"] for run in runs_of(data, split, "deltamask")]
-            if heads:
-                panel.axhline(100 * fmean(heads), color="grey", linestyle=":", label="head alone")
-            panel.set(title=f"{NAMES[data]}, {split_name}", xscale="log", xlim=(2e-4, 1e2))
-            panel.grid(alpha=0.3)
-            panel.spines[["top", "right"]].set_visible(False)
-        axes[row][0].set_ylabel("test accuracy, %")
-    axes[1][1].set_xlabel("uplink, bits per parameter")
+    """Accuracy against the bits of an update, a panel for each data set and split that there are runs of."""
+    wanted = [(data, split) for data in DATA for split in reversed(SPLITS) if runs_of(data, split, "deltamask")]
+    rows = -(-len(wanted) // 3)
+    size = (10, 0.6 + 2.9 * rows)
+    figure, axes = plt.subplots(rows, 3, figsize=size, layout="constrained", sharex=True, squeeze=False)
+    for panel in axes.flat[len(wanted) :]:
+        panel.set_axis_off()
+    for panel, (data, split) in zip(axes.flat, wanted, strict=False):
+        for (method, first_version), style in SHOWN.items():
+            runs = load("methods", f"{data}-{split}-{method}") if first_version else runs_of(data, split, method)
+            if runs:
+                bits = fmean(entry["uplink"]["bpp"] for run in runs for entry in run["rounds"])
+                found = [100 * last(run) for run in runs]
+                away = [[fmean(found) - min(found)], [max(found) - fmean(found)]]
+                panel.errorbar(bits, fmean(found), away, **style, ms=7, capsize=3, linestyle="none")
+        head = fmean(run["linear_probe"]["accuracy"] for run in runs_of(data, split, "deltamask"))
+        panel.axhline(100 * head, color="grey", linestyle=":", label="head alone")
+        panel.set(title=f"{NAMES[data]}, {SPLIT_NAMES[split]}", xscale="log", xlim=(2e-4, 1e2))
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    for row in axes:
+        row[0].set_ylabel("test accuracy, %")
+    axes[-1][1].set_xlabel("uplink, bits per parameter")
     named = {name: line for panel in axes.flat for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(PICTURE, dpi=110)
