@@ -42,11 +42,11 @@ class HeldOut:
     earlier: tuple[int, Tally] | None = None
     """That round, and what was said of its model, once the replies have come."""
 
-    def can_wait(self, server_round: int) -> bool:
-        """Whether the next training message is to ask about this model; that is then noted."""
-        waits = self.wanted and self.all_train and not self.keeper.may_give_up
-        self.unchecked = server_round if waits else None
-        return waits
+    def leave_to_next(self, server_round: int) -> bool:
+        """Leave this model to the next training message, if that can ask about it; says whether it does."""
+        leaves = self.all_train and not self.keeper.may_give_up
+        self.unchecked = server_round if leaves else None
+        return leaves
 
     def order(self) -> dict[str, float]:
         """What a training message says of it."""

@@ -256,7 +256,7 @@ class RoundStrategy(Strategy):
         head is not fitted.
         """
         wanted = self._held_out.wanted and isinstance(self._head_kind, FittedHead) and not self.server_round
-        if not wanted or self._held_out.can_wait(0):
+        if not wanted or self._held_out.leave_to_next(0):
             return None
         self._sent = {}
         self._ask_all(0, self.arrays(), ConfigRecord(), grid, timeout)
@@ -381,7 +381,7 @@ class RoundStrategy(Strategy):
                 result.evaluate_metrics_serverapp[server_round] = evaluation
             evaluated, tally, validation = time.perf_counter(), self.tally, None
             due = self._held_out.wanted and (evaluation is not None or evaluate_fn is None)
-            if due and (server_round == num_rounds or not self._held_out.can_wait(server_round)):
+            if due and (server_round == num_rounds or not self._held_out.leave_to_next(server_round)):
                 figures = self._ask_all(server_round, arrays, evaluate_config or ConfigRecord(), grid, timeout)
                 validation = self.tally
                 if figures is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -46,4 +47,5 @@ class Tally:
     def mean(self, name: str) -> float:
         """Mean of a metric over accepted replies, weighted by examples; 0 without replies."""
         total = sum(values["examples"] for values in self.metrics.values())
-        return sum(values[name] * values["examples"] for values in self.metrics.values()) / total if total else 0.0
+        # Exact, so that it does not depend on the order in which replies come.
+        return math.fsum(v[name] * v["examples"] for v in self.metrics.values()) / total if total else 0.0

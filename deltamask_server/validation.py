@@ -54,12 +54,9 @@ def held_out_tally(tally: Tally) -> Tally:
 
 def pooled(tally: Tally) -> tuple[float, float] | None:
     """Accuracy and mean loss on all images held out, each counting the same; None without images."""
-    clients = tally.metrics.values()
-    images = sum(values["examples"] for values in clients)
-    if not images:
+    if not any(values["examples"] for values in tally.metrics.values()):
         return None
-    accuracy, loss = (math.fsum(v[name] * v["examples"] for v in clients) / images for name in ("accuracy", "loss"))
-    return accuracy, loss
+    return tally.mean("accuracy"), tally.mean("loss")
 
 
 def validation_entry(tally: Tally) -> dict[str, Any]:

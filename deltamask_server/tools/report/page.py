@@ -30,7 +30,7 @@ __all__ = ["page"]
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """The browser itself refuses whatever is not in the file."""
 
-AROUND = 18_600
+_AROUND = 18_600
 """Bytes that Flower, gRPC and TLS put around one message and its reply, both ways (`benchmarks.socket_bytes`)."""
 
 
@@ -123,7 +123,7 @@ def _key_figures(run: Run) -> Element:
     if sums.up_bits is not None and results.model and results.model.kept_parameters:
         by_kept = sums.up_bits * results.model.masked_parameters / results.model.kept_parameters
         kept = f"{_bits(by_kept)} for each weight kept; "
-    on_links = amount(sums.bytes + sums.asked * AROUND)
+    on_links = amount(sums.bytes + sums.asked * _AROUND)
     failed, clients = sum(sums.failed.values()), len(client_figures(run))
     rounds = len(results.rounds)
     each = f"{sum(map(round_seconds, results.rounds)) / rounds:,.1f} s a round" if rounds else ""
