@@ -127,9 +127,12 @@ def _run_all(plans: Iterable[Plan], data: Path, folder: Path, jobs: int, cache: 
 
 
 def command_line(
-    experiment: str, plans: Callable[[], Iterable[Plan]], table: Callable[[], str], plot: Callable[[], Path]
+    experiment: str,
+    plans: Callable[[], Iterable[Plan]],
+    table: Callable[[], str],
+    plot: Callable[[], Path] | None = None,
 ) -> None:
-    """The commands of an experiment: run, table, plot."""
+    """The commands of an experiment: run, table, and plot where there is a picture."""
     parser = argparse.ArgumentParser(description=f"The experiment {experiment}: runs of the app in one process.")
     commands = parser.add_subparsers(required=True, dest="command")
     running = commands.add_parser("run", help="run what is not kept yet")
@@ -138,10 +141,11 @@ def command_line(
     running.add_argument("--cache", type=Path, default=default_cache_path(), help="where activations are kept")
     running.add_argument("--only", default="*", help="names of runs, with * and ? (default: all)")
     commands.add_parser("table", help="print what is kept as Markdown")
-    commands.add_parser("plot", help="draw what is kept")
+    if plot is not None:
+        commands.add_parser("plot", help="draw what is kept")
     args = parser.parse_args()
     if args.command == "run":
         chosen = [plan for plan in plans() if fnmatch(plan.name, args.only)]
         _run_all(chosen, args.data.resolve(), _RESULTS / experiment, args.jobs, args.cache.resolve())
     else:
-        print(table() if args.command == "table" else plot())
+        print(plot() if plot is not None and args.command == "plot" else table())

@@ -15,16 +15,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.experiments.methods import PAPER
-from benchmarks.experiments.runs import ROOT, Plan, command_line, load
+from benchmarks.experiments.runs import Plan, command_line, load
 
-PICTURE = ROOT / "docs" / "images" / "two-classes.png"
 FILE = "fashion_mnist_20k.npz"
 CLASSES = (2, 4)
 SITES = ((40, 500), (300, 300), (0, 200))
@@ -110,19 +105,5 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def plot() -> Path:
-    """Accuracy by round, a line a seed."""
-    figure, axes = plt.subplots(1, len(METHODS), figsize=(8, 3.4), layout="constrained", sharey=True)
-    for panel, name in zip(axes, METHODS, strict=True):
-        for run in load("two_classes", f"{name}-s*"):
-            course = [run["linear_probe"]["accuracy"], *(entry["accuracy"]["mean"] for entry in run["rounds"])]
-            panel.plot([100 * value for value in course], "o-", ms=3)
-        panel.set(title=name, xlabel="round (0: the head alone)")
-        panel.grid(alpha=0.3)
-    axes[0].set_ylabel("test accuracy, %")
-    figure.savefig(PICTURE, dpi=110)
-    return PICTURE
-
-
 if __name__ == "__main__":
-    command_line("two_classes", plans, table, plot)
+    command_line("two_classes", plans, table)

@@ -117,7 +117,9 @@ class Codec(ABC):
     growth: ClassVar[float] = 1.0
     """Payloads of half the gain, or of twice the change, are about 2^growth times as long."""
     gains: ClassVar[tuple[float, float, float]] = (1.0, 1.0, 1.0)
-    """The gain of the first round, where there is a budget; the least, where there is none; and the largest."""
+    """The gain of the first round for a budget of 0.01 bits; the least, which is also that without a budget; and the
+    largest.
+    """
     samples: ClassVar[bool] = False
     """Whether what arrives is a sample: no mask of the client's own, and so never wrong."""
     sections: ClassVar[tuple[type[Section], ...]] = ()

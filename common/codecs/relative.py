@@ -136,7 +136,7 @@ class Relative(Codec):
     counts: ClassVar[str] = "blocks"
     samples: ClassVar[bool] = True
     growth: ClassVar[float] = 2.0
-    gains: ClassVar[tuple[float, float, float]] = (4.0, 0.25, 64.0)
+    gains: ClassVar[tuple[float, float, float]] = (2.0**1.5, 0.25, 64.0)
     sections: ClassVar[tuple[type[Section], ...]] = (RelativeSection,)
 
     @classmethod

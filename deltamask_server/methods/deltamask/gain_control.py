@@ -26,8 +26,12 @@ from common.wire import read_header
 
 __all__ = ["GainControl"]
 
+USUAL_BPP = 0.01
+"""The default budget, for which codecs name their first gain."""
 _FASTEST = 4.0
-"""Largest factor between the gains of two rounds."""
+"""Largest factor between the payloads that the gains of two rounds ask for: a round cheaper than others is often
+followed by a dearer one.
+"""
 _RESERVE = 0.1
 """Share of the budget that a round has even where earlier ones have spent all."""
 
@@ -39,7 +43,8 @@ class GainControl:
     Parameters
     ----------
     first, least, largest
-        The gain of the first round, and its limits: of the codec (`common.codecs.Codec.gains`).
+        The gain of the first round for a budget of `USUAL_BPP`, and the limits of all gains: of the codec
+        (`common.codecs.Codec.gains`). For another budget the first gain is the one that it would buy.
     target_bpp
         Bits a parameter that payloads may have in the mean of a run; 0: the least gain always.
     growth
@@ -59,7 +64,10 @@ class GainControl:
     """What the mean payloads of the rounds so far had together, in bits a parameter."""
 
     def __post_init__(self) -> None:
-        self.gain = self.first if self.target_bpp else self.least
+        self.gain = self.least
+        if self.target_bpp:
+            bought = self.first * (USUAL_BPP / self.target_bpp) ** (1 / self.growth)
+            self.gain = min(max(bought, self.least), self.largest)
 
     @classmethod
     def from_config(cls, run: Sections) -> Self:
@@ -85,6 +93,6 @@ class GainControl:
         if self.target_bpp and bpp > 0 and ahead:
             expected = bpp * sum((step / now[0]) ** self.growth for step in ahead)
             left = self.target_bpp * len(self.steps) - self.total
-            factor = (expected / max(left, _RESERVE * self.target_bpp * len(ahead))) ** (1 / self.growth)
-            gain = self.gain * min(max(factor, 1 / _FASTEST), _FASTEST)
+            factor = expected / max(left, _RESERVE * self.target_bpp * len(ahead))
+            gain = self.gain * min(max(factor, 1 / _FASTEST), _FASTEST) ** (1 / self.growth)
             self.gain = min(max(gain, self.least), self.largest)
