@@ -67,7 +67,9 @@ def plans() -> Iterator[Plan]:
     yield from (plan(name, CODECS[name], 10.0) for name in CURVES)
     yield from (plan(label, config, 10.0) for label, config in curves.items())
     yield from (plan(name, config, 10.0) for name, config in CODECS.items() if name not in CURVES)
-    yield from (plan(label, config, 0.1) for label, config in ({name: CODECS[name] for name in CURVES} | curves).items())
+    yield from (
+        plan(label, config, 0.1) for label, config in ({name: CODECS[name] for name in CURVES} | curves).items()
+    )
 
 
 @dataclass(frozen=True)
@@ -148,20 +150,21 @@ def table() -> str:
 
 def plot() -> Path:
     """Accuracy against uplink bits by split, old and new, and bits by direction."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), layout="constrained", width_ratios=(1.1, 1.1, 1))
-    for panel, alpha in zip(axes, HEADS, strict=False):
+    splits = [alpha for alpha in HEADS if rows(alpha)]
+    figure, axes = plt.subplots(1, len(splits) + 1, figsize=(3.7 * len(splits) + 3.7, 4.2), layout="constrained")
+    for panel, alpha in zip(axes, splits, strict=False):
         _draw_curves(panel, alpha)
     axes[0].set_ylabel("test accuracy, %")
     before, after = rows(10.0, True), rows(10.0)
-    names = [name for name in reversed(CODECS) if name in before and name in after]
+    names = [name for name in reversed(CODECS) if name in before or name in after]
     for shift, found, shade in ((0.2, before, 0.35), (-0.2, after, 1.0)):
-        places = [place + shift for place in range(len(names))]
-        up, down = ([getattr(found[name], way) for name in names] for way in ("uplink", "downlink"))
+        places = [place + shift for place, name in enumerate(names) if name in found]
+        up, down = ([getattr(found[name], way) for name in names if name in found] for way in ("uplink", "downlink"))
         label = "first version" if found is before else "today"
-        axes[2].barh(places, up, 0.4, color="C0", alpha=shade, label=f"up, {label}")
-        axes[2].barh(places, down, 0.4, left=up, color="C1", alpha=shade, label=f"down, {label}")
-    axes[2].set_yticks(range(len(names)), ["relative, relay" if name == "relay" else name for name in names])
-    axes[2].set(title="Bits a parameter, both ways", xlabel="per client and round, from the second round on")
+        axes[-1].barh(places, up, 0.4, color="C0", alpha=shade, label=f"up, {label}")
+        axes[-1].barh(places, down, 0.4, left=up, color="C1", alpha=shade, label=f"down, {label}")
+    axes[-1].set_yticks(range(len(names)), ["relative, relay" if name == "relay" else name for name in names])
+    axes[-1].set(title="Bits a parameter, both ways", xlabel="per client and round, from the second round on")
     for panel in axes:
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)

@@ -45,6 +45,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+LEAST_SHOWN = 6.0
+"""Points that a panel shows at least: less is noise."""
 SHOWN: dict[tuple[str, bool], dict[str, Any]] = {
     ("deltamask", False): {"color": "C0", "marker": "o", "label": "DeltaMask, default"},
     ("relative", False): {"color": "C0", "marker": "^", "label": "DeltaMask, relative"},
@@ -149,6 +151,9 @@ def plot() -> Path:
         head = fmean(run["linear_probe"]["accuracy"] for run in runs_of(data, split, "deltamask"))
         panel.axhline(100 * head, color="grey", linestyle=":", label="head alone")
         panel.set(title=f"{NAMES[data]}, {SPLIT_NAMES[split]}", xscale="log", xlim=(2e-4, 1e2))
+        low, high = panel.get_ylim()
+        room = max(0.0, LEAST_SHOWN - (high - low)) / 2
+        panel.set_ylim(low - room, high + room)
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     for row in axes:
