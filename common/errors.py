@@ -5,6 +5,7 @@ DeltaMaskError
 ├── DataError              a dataset is missing or not in the expected form
 ├── ModelError             a backbone or its weights are missing, or differ between the two sides
 ├── RoundError             the run cannot go on: too few nodes, too few usable replies
+├── CheckpointError        a run cannot be resumed: no checkpoint, a damaged one, or another config
 ├── EncodeError            a client cannot encode what it learnt (a bug or impossible input, never the network)
 └── PayloadError           whatever is wrong with bytes or metrics that came from the other side; ``reason`` is the name
 it is counted by
@@ -32,6 +33,7 @@ __all__ = [
     "BadGeometry",
     "BadImage",
     "BadMetric",
+    "CheckpointError",
     "ChecksumMismatch",
     "ConfigError",
     "DataError",
@@ -79,6 +81,10 @@ class ModelError(DeltaMaskError):
 
 class RoundError(DeltaMaskError):
     """The run cannot go on."""
+
+
+class CheckpointError(DeltaMaskError):
+    """A run cannot be resumed."""
 
 
 class EncodeError(DeltaMaskError):

@@ -16,6 +16,9 @@
     client -> server                  "parts"                             none
                                       "metrics"
 
+In a run that was resumed each message to a client also has "run": ConfigRecord {first}, Flower's number of the run as
+it was first started: what a client has kept on its disk, it has kept by that.
+
 Parts are named bytes: a method says which there are in each direction, and the largest size of each (`Part`). Beside
 them a client may say which version of the global model it holds.
 
@@ -48,6 +51,7 @@ __all__ = [
     "Parts",
     "Update",
     "model_bytes",
+    "name_run",
     "pack_classes",
     "pack_hello",
     "pack_model",
@@ -58,6 +62,7 @@ __all__ = [
     "unpack_hello",
     "unpack_model",
     "unpack_round",
+    "unpack_run",
     "unpack_update",
 ]
 
@@ -223,6 +228,23 @@ def unpack_gain(content: RecordDict) -> float:
     if not isinstance(gain, float) or not 2**-8 <= gain <= 2**6:
         raise WrongFormat(f"a training message with gain = {gain!r}")
     return gain
+
+
+def name_run(content: RecordDict, first: int | None) -> None:
+    """Add Flower's number of a resumed run as it was first started; None: it is the run's own."""
+    if first is not None:
+        content["run"] = ConfigRecord({"first": str(first)})  # a record's integers have 63 bits, Flower's numbers 64
+
+
+def unpack_run(content: RecordDict) -> int | None:
+    """Read what `name_run` added, None if it has not; raises WrongFormat."""
+    if "run" not in content:
+        return None
+    record = content["run"]
+    first = record.get("first") if isinstance(record, ConfigRecord) else None
+    if not isinstance(first, str) or not first.isascii() or not first.isdigit() or int(first) >= 2**64:
+        raise WrongFormat("a message that names a run by something other than a number")
+    return int(first)
 
 
 def pack_update(parts: Mapping[str, bytes], metrics: Mapping[str, float], holds: bytes | None = None) -> RecordDict:

@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 
 from common.config.node import parse_node_config
 from common.config.run import parse_run_config
-from common.messages import Hello, pack_hello, pack_update, unpack_check, unpack_classes, unpack_round
+from common.messages import Hello, pack_hello, pack_update, unpack_check, unpack_classes, unpack_round, unpack_run
 from common.models.heads import FittedHead
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
@@ -47,7 +47,9 @@ def _reported(
             run, node = parse_run_config(context.run_config), parse_node_config(context.node_config)
             if run.rounds.threads:
                 torch.set_num_threads(run.rounds.threads)
-            return handler(message, CLIENTS[run.method.name](run, node, context.run_id))
+            first = unpack_run(message.content)
+            run_id = context.run_id if first is None else first
+            return handler(message, CLIENTS[run.method.name](run, node, run_id))
         except Exception as error:
             _log.exception("this client cannot answer: %s", error)
             return Message(

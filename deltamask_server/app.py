@@ -1,8 +1,11 @@
-"""The ServerApp: parse the config, enrol clients, fit the head, train, evaluate, write the run's folder."""
+"""The ServerApp: parse the config, enrol clients, fit the head, train, evaluate, write the run's folder; or go on with
+a run that was stopped.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,15 +14,21 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.config.cache_path import default_cache_path
 from common.config.run import RunConfig, parse_run_config
+from common.config.shared import CheckpointSection
 from common.data import open_split
 from common.errors import DataError, DeltaMaskError
+from common.models.accuracy import Scored
 from common.models.activations import Activations
 from common.models.backbone import build_parts, mask_parts
+from common.models.heads import Head
+from deltamask_server.checkpoints import Checkpoint
 from deltamask_server.console import head_name, header, round_line, summary
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.methods import STRATEGIES
+from deltamask_server.resume import checkpoints_of, find_checkpoint, load_tested, run_folder_of, save_tested
 from deltamask_server.round_report import RoundReport
+from deltamask_server.rounds import RoundStrategy
 from deltamask_server.run_folder import RunFolder
 from deltamask_server.setting import Setting
 
@@ -36,10 +45,13 @@ def main(grid: Grid, context: Context) -> None:
     except DeltaMaskError as error:
         print(f"ERROR  {error}")
         raise
-    folder = RunFolder(Path(config.rounds.output_dir), context.run_id, config.as_dict())
+    folder, found = _open(config, context.run_id)
     try:
-        _run(grid, config, folder)
+        _run(grid, config, folder, found, context.run_id)
         folder.finish("completed")
+    except (SystemExit, KeyboardInterrupt) as error:
+        folder.finish("stopped", f"stopped from outside ({type(error).__name__})")
+        raise
     except BaseException as error:
         folder.finish("failed", f"{type(error).__name__}: {error}")
         raise
@@ -47,7 +59,21 @@ def main(grid: Grid, context: Context) -> None:
         print(summary(folder.results, folder.path))
 
 
-def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
+def _open(config: RunConfig, run_id: int) -> tuple[RunFolder, Checkpoint | None]:
+    """A new folder, or that of the run to be resumed and what it was."""
+    if not config[CheckpointSection].resume:
+        return RunFolder.create(Path(config.rounds.output_dir), run_id, config.as_dict()), None
+    try:
+        path = run_folder_of(config)
+        found = find_checkpoint(path, config)
+    except DeltaMaskError as error:
+        print(f"ERROR  {error}")
+        raise
+    print(f"resuming {path} after round {found.server_round}")
+    return RunFolder.take_up(path, run_id, config.as_dict(), found.server_round), found
+
+
+def _run(grid: Grid, config: RunConfig, folder: RunFolder, found: Checkpoint | None, run_id: int) -> None:
     rounds, evaluation, strategy_of = config.rounds, config.evaluation, STRATEGIES[config.method.name]
     if rounds.threads:
         torch.set_num_threads(rounds.threads)
@@ -65,7 +91,13 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     evaluator = Evaluator(backbone, activations, test.labels, evaluation.eval_batch_size)
 
     enrolment = Enrolment(
-        backbone.digest, backbone.masks.d, rounds.min_clients, rounds.node_wait_seconds, print, split.classes
+        backbone.digest,
+        backbone.masks.d,
+        rounds.min_clients,
+        rounds.node_wait_seconds,
+        print,
+        split.classes,
+        None if found is None else found.run,
     )
     strategy = strategy_of.from_setting(Setting(config, backbone, split.classes, enrolment, left))
     folder.set_model(name, backbone.digest, strategy.segments(backbone), strategy.kept_parameters)
@@ -76,14 +108,31 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
         + (f", {test.broken:,} more could not be read" if test.broken else "")
     )
 
-    begun = time.perf_counter()
-    tally = strategy.fit_head(grid, rounds.round_timeout_seconds)
-    tested = {0: evaluator.frozen(strategy.head)}  # round -> the form of its model to use
-    folder.set_linear_probe(tested[0], tally, time.perf_counter() - begun)
-    print(f"{head_name(folder.results)} of {len(tally.payload_bytes)} clients: accuracy {tested[0].accuracy:.4f}")
-    validated = strategy.validate_head(grid, rounds.round_timeout_seconds)
-    if validated is not None:
-        folder.set_head_validation(*validated)
+    checkpoints, every = checkpoints_of(folder.path, config), config[CheckpointSection].checkpoint_every
+    tested: dict[int, Scored] = {}  # round -> the form of its model to use
+    first_run = run_id if found is None else found.run
+
+    def save() -> None:
+        """What a run that goes on from here needs, and the model that it would end with."""
+        server_round, keeper = strategy.server_round, strategy.keeper
+        wanted = {server_round, 0 if keeper.best is None else keeper.best.server_round}
+        state = strategy.state() | save_tested({key: tested[key] for key in wanted & tested.keys()}).under("tested")
+        folder.save_checkpoint(checkpoints, server_round, state, first_run)
+
+    if found is None:
+        begun = time.perf_counter()
+        tally = strategy.fit_head(grid, rounds.round_timeout_seconds)
+        tested[0] = evaluator.frozen(strategy.head)
+        folder.set_linear_probe(tested[0], tally, time.perf_counter() - begun)
+        print(f"{head_name(folder.results)} of {len(tally.payload_bytes)} clients: accuracy {tested[0].accuracy:.4f}")
+        validated = strategy.validate_head(grid, rounds.round_timeout_seconds)
+        if validated is not None:
+            folder.set_head_validation(*validated)
+        if every:
+            save()
+    else:
+        strategy.load_state(found.saved)
+        tested |= load_tested(found.saved.part("tested"))
     print(header(evaluation.personal_test))
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -96,6 +145,9 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     def record(report: RoundReport) -> None:
         entry = folder.add_round(report, tested.get(report.server_round))
         print(round_line(entry, evaluation.personal_test), flush=True)
+        if every and (report.server_round % every == 0 or report.server_round == rounds.num_server_rounds):
+            save()
+            _keep_model(folder.keep_model, strategy)
 
     strategy.start(
         grid,
@@ -105,9 +157,14 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
         evaluate_fn=evaluate,
         on_round=record,
     )
-    keeper, kept = strategy.keeper, strategy.keeper.best
-    folder.set_kept(keeper, strategy.server_round, tested)
+    folder.set_kept(strategy.keeper, strategy.server_round, tested)
+    _keep_model(folder.save_model, strategy)
+
+
+def _keep_model(write: Callable[[dict[str, torch.Tensor], Head], object], strategy: RoundStrategy) -> None:
+    """Write the model that a run ends with, or would end with now."""
+    kept = strategy.keeper.best
     if kept is None:
-        folder.save_model(strategy.tensors(), strategy.head)
+        write(strategy.tensors(), strategy.head)
     else:
-        folder.save_model(kept.tensors, kept.head)
+        write(kept.tensors, kept.head)

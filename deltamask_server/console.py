@@ -9,7 +9,17 @@ from typing import Any
 from common.methods import METHODS
 from common.models.heads import HEADS
 
-__all__ = ["columns", "failed_replies", "head_name", "header", "outcome", "round_cells", "round_line", "summary"]
+__all__ = [
+    "columns",
+    "failed_replies",
+    "head_name",
+    "header",
+    "outcome",
+    "resume_line",
+    "round_cells",
+    "round_line",
+    "summary",
+]
 
 
 def columns(personal: bool = False) -> tuple[str, ...]:
@@ -86,10 +96,20 @@ def summary(results: dict[str, Any], folder: Path) -> str:
             lines.append(
                 f"Failed      {failed} replies were missing or dropped; reasons by round and client in results.json"
             )
+    line = resume_line(folder)
+    if line and results["status"] != "completed":
+        lines.append(line)
     files = ("report.html", "results.json", "rounds.jsonl", "payload.bin", "model.safetensors")
     there = [name for name in files if (folder / name).is_file()]
     lines.append(f"Files       {folder}/  ({', '.join(there)})")
     return "\n".join(lines)
+
+
+def resume_line(folder: Path) -> str:
+    """How to go on with a run that ended early; empty if there is no checkpoint."""
+    if not any((folder / "checkpoints").glob("round-*")):
+        return ""
+    return f"Resume      flwr run . CONNECTION --stream --run-config {folder / 'resume.toml'}"
 
 
 def outcome(results: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from flwr.app import ArrayRecord, Message, Metadata, RecordDict
 
 from common.errors import RoundError
-from common.messages import Parts, Update, pack_classes, pack_model, unpack_update
+from common.messages import Parts, Update, name_run, pack_classes, pack_model, unpack_update
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.replies import collect
 from deltamask_server.tally import Tally
@@ -64,6 +64,8 @@ class Correspondence:
         self, clients: Mapping[int, int], contents: Mapping[int, RecordDict], message_type: str, group: str
     ) -> list[Message]:
         """Make one message for each client (client id -> node id), and a fresh tally."""
+        for content in contents.values():
+            name_run(content, self._enrolment.first_run)
         messages = {
             client: Message(contents[client], dst_node_id=node, message_type=message_type, group_id=group)
             for client, node in sorted(clients.items())

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from common.errors import PayloadError, RoundError, brief
-from common.messages import HELLO, pack_classes, unpack_hello
+from common.messages import HELLO, name_run, pack_classes, unpack_hello
 from common.uniforms import SERVER_CLIENT, stream_seed
 from deltamask_server.exchange import exchange
 
@@ -34,6 +34,8 @@ class Enrolment:
         Receives one line for each refusal.
     classes
         Class list of the run, which a site's own images must fit.
+    first_run
+        Flower's number of a resumed run as it was first started (`common.messages.name_run`); None: it is not resumed.
     """
 
     def __init__(
@@ -44,10 +46,11 @@ class Enrolment:
         wait_seconds: float,
         say: Callable[[str], None],
         classes: Sequence[str] = (),
+        first_run: int | None = None,
     ) -> None:
         self._digest, self._d = backbone_digest, masked_parameters
         self._min_clients, self._wait_seconds, self._say = min_clients, wait_seconds, say
-        self._classes = tuple(classes)
+        self._classes, self.first_run = tuple(classes), first_run
         self._clients: dict[int, int] = {}  # node id -> client id
         self._refused: dict[int, str] = {}  # node id -> reason
         self.holds: dict[int, bytes] = {}
@@ -86,7 +89,7 @@ class Enrolment:
     def _ask(self, grid: Grid, nodes: list[int], end: float) -> None:
         if not nodes:
             return
-        messages = [Message(pack_classes(self._classes), dst_node_id=node, message_type=HELLO) for node in nodes]
+        messages = [Message(self._question(), dst_node_id=node, message_type=HELLO) for node in nodes]
         for reply in exchange(grid, messages, max(1.0, end - time.monotonic())):
             asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
             node = asked.get(reply.metadata.reply_to_message_id)
@@ -96,6 +99,11 @@ class Enrolment:
             if reason:
                 self._refused[node] = reason
                 self._say(f"node {node} refused: {reason}")
+
+    def _question(self) -> RecordDict:
+        content = pack_classes(self._classes)
+        name_run(content, self.first_run)
+        return content
 
     def _judge(self, node: int, reply: Message) -> str | None:
         """Enrol the node, or say why not."""

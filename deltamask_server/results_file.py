@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["newest_change", "place_earlier", "read_results"]
+__all__ = ["newest_change", "place_earlier", "place_rounds", "read_results", "read_rounds"]
 
 _RESULTS, _ROUNDS = "results.json", "rounds.jsonl"
 
@@ -25,13 +25,19 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     results: dict[str, Any] = json.loads((folder / _RESULTS).read_bytes())
     if isinstance(results, dict) and results.get("status") == "running" and results.get("rounds") == []:
-        for entry in _read_rounds(folder / _ROUNDS):
-            place_earlier(results, entry.pop("earlier", None))
-            results["rounds"].append(entry)
-        kept = [entry for entry in results["rounds"] if entry.get("payload")]
-        if kept:
-            results["payload"] = {"round": kept[-1]["round"], **kept[-1]["payload"]}
+        place_rounds(results, read_rounds(folder))
     return results
+
+
+def place_rounds(results: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+    """Put lines of rounds.jsonl where results.json has them in the end."""
+    for line in lines:
+        entry = dict(line)
+        place_earlier(results, entry.pop("earlier", None))
+        results["rounds"].append(entry)
+    kept = [entry for entry in results["rounds"] if entry.get("payload")]
+    if kept:
+        results["payload"] = {"round": kept[-1]["round"], **kept[-1]["payload"]}
 
 
 def place_earlier(results: dict[str, Any], earlier: dict[str, Any] | None) -> None:
@@ -52,8 +58,9 @@ def newest_change(folder: Path) -> int:
     return max(file.stat().st_mtime_ns for file in files if file.is_file())
 
 
-def _read_rounds(path: Path) -> list[dict[str, Any]]:
-    """The rounds that are there whole: the last line may be half written."""
+def read_rounds(folder: Path) -> list[dict[str, Any]]:
+    """The lines of rounds.jsonl that are there whole: the last one may be half written."""
+    path = folder / _ROUNDS
     if not path.is_file():
         return []
     whole = path.read_text(encoding="utf-8").split("\n")[:-1]

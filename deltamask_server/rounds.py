@@ -1,41 +1,30 @@
-"""A round, whatever the method: who is asked, what they lack, which replies count, and when a round has failed.
-
-A method is a subclass, in a room of its own under ``deltamask_server/methods``, that says how its global model travels
-and what a reply does to it.
-"""
+"""A round, whatever the method: who is asked, what they lack, which replies count, and when a round has failed."""
 
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, Self
+from functools import partial
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
-from numpy.typing import NDArray
+from flwr.serverapp.strategy import Result
 
-from common.config.run import RunConfig
 from common.errors import RoundError
-from common.messages import BALANCED, EVALUATE, HELD_OUT, PERSONAL, TRAIN, Parts, Update, model_bytes, pack_model
+from common.messages import BALANCED, EVALUATE, HELD_OUT, PERSONAL, TRAIN, Update, model_bytes, pack_model
 from common.methods import METHODS
-from common.models.accuracy import Scored
-from common.models.backbone import Backbone, Network
 from common.models.heads import FittedHead, Head, HeadKind
 from common.saved import Saved
+from deltamask_server.again import Again
 from deltamask_server.correspondence import Correspondence
 from deltamask_server.enrolment import Enrolment, draw_sample
-from deltamask_server.evaluation import Evaluator
 from deltamask_server.exchange import exchange
 from deltamask_server.head_round import fit_head
 from deltamask_server.held_out import HeldOut
 from deltamask_server.kept import Keeper
-from deltamask_server.model_form import ModelForm
+from deltamask_server.method_strategy import MethodStrategy
 from deltamask_server.round_report import RoundReport
-from deltamask_server.setting import Setting
 from deltamask_server.tally import Tally
 from deltamask_server.validation import fairness
 
@@ -45,7 +34,7 @@ _KEPT_BYTES = 1 << 24
 """Larger payloads are not kept: they are float32, and keeping one would double what the server holds of a round."""
 
 
-class RoundStrategy(Strategy):
+class RoundStrategy(MethodStrategy):
     """The head round, the rounds of training, and the bookkeeping of both.
 
     Parameters
@@ -70,12 +59,9 @@ class RoundStrategy(Strategy):
         Share of the connected clients asked in a round, rounded up, at least ``quorum``.
     quorum
         Usable replies that a round needs.
+    again
+        What becomes of a round that has fewer.
     """
-
-    name: ClassVar[str]
-    """Of the method, as in `common.methods`."""
-    files: ClassVar[tuple[ModelForm, ...]] = ()
-    """Forms that ``deltamask export`` makes of its model; the first is the default."""
 
     def __init__(
         self,
@@ -91,11 +77,13 @@ class RoundStrategy(Strategy):
         seed: int = 1,
         participation: float = 1.0,
         quorum: int = 2,
+        again: Again | None = None,
     ) -> None:
         self._enrolment = enrolment
         self._classes, self._features = classes, features
         self._class_names, self._personal_test, self._head_kind = tuple(class_names), personal_test, head_kind
         self._seed, self._participation, self._quorum = seed, participation, quorum
+        self._again = again or Again()
         self.head = head_kind.start(classes, features, seed)
         self._head_trained = False
         """Whether a round has trained the head: it is then new to everybody, also to those who missed rounds."""
@@ -115,79 +103,9 @@ class RoundStrategy(Strategy):
         """What became of the replies to the newest messages."""
         return self._mail.tally
 
-    # -- what a method says --------------------------------------------------------------------------------------------
-
-    @classmethod
-    @abstractmethod
-    def from_setting(cls, setting: Setting) -> Self:
-        """The strategy of a run."""
-
-    @classmethod
-    def prune(cls, network: Network, run: RunConfig, classes: int) -> NDArray[np.bool_] | None:
-        """Which weights stay, of a network that is not masked yet, bool ``(d,)``; None: the method does not prune."""
-        return None
-
-    @property
-    @abstractmethod
-    def digest(self) -> bytes:
-        """8 bytes that name the global model."""
-
-    @abstractmethod
-    def parts(self, held: bytes | None) -> dict[str, bytes]:
-        """What a client lacks of the global model that holds the version with this digest (None: nothing), by name."""
-
-    @abstractmethod
-    def expected(self, server_round: int) -> Parts:
-        """What replies of a round bring. One part is ``payload``."""
-
-    def orders(self, server_round: int) -> dict[str, float]:
-        """Numbers that the server tells every client of a round, beside round and slot."""
-        return {}
-
-    @abstractmethod
-    def begin_round(self, server_round: int) -> None:
-        """Make ready for the replies of a round."""
-
-    @abstractmethod
-    def accept(self, update: Update, server_round: int, slot: int) -> None:
-        """Decode one reply and fold it in; raises PayloadError, and has then changed nothing."""
-
-    @abstractmethod
-    def end_round(self, server_round: int) -> None:
-        """Replace the global model; called only where enough replies were accepted."""
-
-    @abstractmethod
-    def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, Scored]:
-        """How good the global model is, by form, as the method's `common.methods.Method.forms` names them."""
-
-    @abstractmethod
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The global model without its head, to be kept in a file."""
-
-    def untrained(self) -> dict[str, torch.Tensor]:
-        """`tensors` of the head alone, on the frozen network."""
-        return self.tensors()
-
-    @abstractmethod
-    def method_state(self) -> Saved:
-        """What the method needs to go on after this round."""
-
-    @abstractmethod
-    def load_method_state(self, saved: Saved) -> None:
-        """Go on from there."""
-
     @property
     def _head_bytes(self) -> int:
         return Head.size(self._classes, self._features)
-
-    def segments(self, backbone: Backbone) -> tuple[int, ...]:
-        """Sizes of the tensors that the method may mask or prune; bits per parameter count by their sum."""
-        return backbone.masks.segments
-
-    @property
-    def kept_parameters(self) -> int | None:
-        """Masked weights that pruning has kept; None if the method does not prune."""
-        return None
 
     def head_part(self, held: bytes | None) -> dict[str, bytes]:
         """The head for a client that holds the version with this digest (None: nothing), unless it has it already."""
@@ -247,7 +165,11 @@ class RoundStrategy(Strategy):
         kind, shape = self._head_kind, (self._classes, self._features)
         if not isinstance(kind, FittedHead):
             return Tally(())
-        self.head = fit_head(kind, shape, self._enrolment.online(grid), self._mail, self._class_names, grid, timeout)
+
+        def fit() -> Head:
+            return fit_head(kind, shape, self._enrolment.online(grid), self._mail, self._class_names, grid, timeout)
+
+        self.head = self._again(fit)
         return self.tally
 
     def validate_head(self, grid: Grid, timeout: float) -> tuple[Tally, dict[int, int]] | None:
@@ -358,21 +280,23 @@ class RoundStrategy(Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
         on_round: Callable[[RoundReport], None] = lambda report: None,
     ) -> Result:
-        """Flower's loop, with four differences: replies are decoded while others still train, ``on_round`` hears of
-        each round when it ends, the first round is the one after `server_round`, and the run ends where patience does.
+        """Flower's loop, with five differences: replies are decoded while others still train, ``on_round`` hears of
+        each round when it ends, the first round is the one after `server_round`, one with too few usable replies is
+        tried again, and the run ends where patience does.
         """
         result = Result()
         result.arrays = arrays = initial_arrays
-        for server_round in range(self.server_round + 1, num_rounds + 1):
+
+        def train(server_round: int) -> tuple[ArrayRecord | None, MetricRecord | None, dict[str, float]]:
             begun = time.perf_counter()
-            replies = exchange(
-                grid,
-                self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid),
-                timeout,
-                sum(part.limit for part in self.expected(server_round).values()),
-            )
+            questions = self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid)
             configured = time.perf_counter()
-            new_arrays, metrics = self.aggregate_train(server_round, replies)
+            limit = sum(part.limit for part in self.expected(server_round).values())
+            found = self.aggregate_train(server_round, exchange(grid, questions, timeout, limit))
+            return *found, {"configure": configured - begun, "train": time.perf_counter() - configured}
+
+        for server_round in range(self.server_round + 1, num_rounds + 1):
+            new_arrays, metrics, seconds = self._again(partial(train, server_round))
             trained = time.perf_counter()
             result.arrays = arrays = new_arrays or arrays
             result.train_metrics_clientapp[server_round] = metrics or MetricRecord()
@@ -386,9 +310,7 @@ class RoundStrategy(Strategy):
                 validation = self.tally
                 if figures is not None:
                     result.evaluate_metrics_clientapp[server_round] = figures
-            seconds = {
-                "configure": configured - begun,
-                "train": trained - configured,
+            seconds |= {
                 "aggregate": self._aggregate_seconds,
                 "evaluate": evaluated - trained,
                 "validate": time.perf_counter() - evaluated,

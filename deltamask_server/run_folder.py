@@ -1,9 +1,12 @@
-"""What a run leaves behind: ``runs/<id>/`` with results.json, rounds.jsonl, payload.bin, model.safetensors and
-report.html, and ``runs/latest`` pointing to it.
+"""What a run leaves behind: ``runs/<id>/`` with results.json, rounds.jsonl, payload.bin, model.safetensors,
+report.html, resume.toml and ``checkpoints/``, and ``runs/latest`` pointing to it.
 
 A round is a line appended to ``rounds.jsonl``, and ``payload.bin`` is replaced; ``results.json`` gets the rounds when
 the run ends (`deltamask_server.results_file` reads both until then). Files are never half-written. ``deltamask report``
 makes the page of a run that was cut off.
+
+A disk that is full while a run goes on does not end it: what could not be written is written after the next round, and
+only the end of a run must be written or it is an error.
 """
 
 from __future__ import annotations
@@ -11,21 +14,25 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from common.files import replacing
 from common.models.accuracy import Scored
-from common.models.class_figures import class_figures
 from common.models.heads import Head
+from common.saved import Saved
+from deltamask_server.checkpoints import Checkpoints
+from deltamask_server.entries import broken, by_client, figures, replies, traffic
 from deltamask_server.kept import Keeper
-from deltamask_server.results_file import place_earlier
+from deltamask_server.processes import this_process
+from deltamask_server.results_file import place_earlier, place_rounds, read_rounds
 from deltamask_server.round_report import RoundReport
 from deltamask_server.tally import Tally
 from deltamask_server.tools.report import parse_run, write_report
@@ -33,8 +40,6 @@ from deltamask_server.validation import personal_entry, validation_entry
 
 __all__ = ["RunFolder"]
 
-_MOST_CLASSES = 100
-"""In a confusion matrix that is written."""
 _PACKAGES = ("deltamask", "flwr", "torch", "timm", "numpy", "pyfusefilter", "numba", "pillow")
 
 
@@ -43,22 +48,68 @@ class RunFolder:
 
     Parameters
     ----------
-    output_dir
-        The folder of all runs.
-    run_id
-        Flower's number of this run.
-    config
-        The run config with every default filled in, kebab-case.
+    path
+        The run's own folder, which exists.
+    results
+        What results.json begins with.
     """
 
-    def __init__(self, output_dir: Path, run_id: int, config: dict[str, Any]) -> None:
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        self.path = output_dir.expanduser().resolve() / f"{stamp}-{run_id}"
-        self.path.mkdir(parents=True)
-        self.results: dict[str, Any] = {"status": "running", "config": config, "versions": _versions(), "rounds": []}
+    def __init__(self, path: Path, results: dict[str, Any]) -> None:
+        self.path, self.results = path, results
         self._masked = 1
-        self._write_results()
+        self._unwritten: list[str] = []  # lines of rounds.jsonl
+        self._replace("results.json", self._results_text())
+        self._replace("resume.toml", _resume_text(path, results["config"]))
         self._point_latest()
+
+    @classmethod
+    def create(cls, output_dir: Path, run_id: int, config: dict[str, Any]) -> Self:
+        """The folder of a new run.
+
+        Parameters
+        ----------
+        output_dir
+            The folder of all runs.
+        run_id
+            Flower's number of this run.
+        config
+            The run config with every default filled in, kebab-case.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        path = output_dir.expanduser().resolve() / f"{stamp}-{run_id}"
+        path.mkdir(parents=True)
+        return cls(
+            path, {"status": "running", "config": config, "versions": _versions(), **this_process(), "rounds": []}
+        )
+
+    @classmethod
+    def take_up(cls, path: Path, run_id: int, config: dict[str, Any], after_round: int) -> Self:
+        """The folder of a run that goes on after a round; parameters as of `create`. What it says of later rounds is
+        removed: they will be run again.
+
+        Raises
+        ------
+        OSError, ValueError
+            If it cannot be read or written.
+        """
+        results = json.loads((path / "results.json").read_bytes())
+        for key in ("reason", "kept", "payload"):
+            results.pop(key, None)
+        again = {"after_round": after_round, "run_id": str(run_id), "versions": _versions()}
+        results |= {"status": "running", "config": config, **this_process(), "rounds": []}
+        results["resumed"] = [*results.get("resumed", []), again]
+        lines = [entry for entry in read_rounds(path) if entry["round"] <= after_round]
+        text = "".join(json.dumps(entry) + "\n" for entry in lines)
+        with replacing(path / "rounds.jsonl", mode=0o644, fsync=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        folder = cls(path, results)
+        place_rounds(results, lines)
+        return folder
 
     def set_model(self, name: str, digest: bytes, segments: tuple[int, ...], kept: int | None = None) -> None:
         """Record the frozen model, and how many of its masked weights pruning has kept."""
@@ -83,10 +134,10 @@ class RunFolder:
         """
         self.results["linear_probe"] = {
             "accuracy": scored.accuracy,
-            "classes": _figures(scored),
-            "uplink": _traffic(tally.payload_bytes, self._masked),
-            "clients": _clients(tally),
-            "broken_images": _broken(tally),
+            "classes": figures(scored),
+            "uplink": traffic(tally.payload_bytes, self._masked),
+            "clients": replies(tally),
+            "broken_images": broken(tally),
             "seconds": seconds,
         }
         self._write_results()
@@ -95,7 +146,7 @@ class RunFolder:
         """Record how good the head alone is on the images that clients hold out."""
         self.results["linear_probe"] |= {
             "validation": validation_entry(tally),
-            "downlink": _traffic(downlink_bytes, self._masked),
+            "downlink": traffic(downlink_bytes, self._masked),
         }
         self._write_results()
 
@@ -112,7 +163,7 @@ class RunFolder:
             "held_out_head": keeper.first,
             "held_out_last": keeper.checked[-1][1] if keeper.checked else None,
             "accuracy": None if scored is None else scored.accuracy,
-            "classes": None if scored is None else _figures(scored, confusion=True),
+            "classes": None if scored is None else figures(scored, confusion=True),
         }
         self._write_results()
 
@@ -124,12 +175,12 @@ class RunFolder:
         entry: dict[str, Any] = {
             "round": report.server_round,
             "accuracy": None if report.evaluation is None else dict(report.evaluation),
-            "classes": None if scored is None else _figures(scored),
+            "classes": None if scored is None else figures(scored),
             "train": {"loss": tally.mean("loss"), "accuracy": tally.mean("accuracy")},
-            "uplink": {**_traffic(tally.payload_bytes, self._masked), "record_bytes": _by_client(tally.record_bytes)},
-            "downlink": _traffic(report.downlink_bytes, self._masked),
-            "clients": _clients(tally),
-            "broken_images": _broken(tally),
+            "uplink": {**traffic(tally.payload_bytes, self._masked), "record_bytes": by_client(tally.record_bytes)},
+            "downlink": traffic(report.downlink_bytes, self._masked),
+            "clients": replies(tally),
+            "broken_images": broken(tally),
             "personal": personal_entry(tally),
             "validation": None if report.validation is None else validation_entry(report.validation),
             "seconds": {phase: round(value, 3) for phase, value in report.seconds.items()},
@@ -137,18 +188,38 @@ class RunFolder:
         }
         if report.payload is not None:
             client, payload = report.payload
-            self._replace("payload.bin", payload)
+            self._attempt("payload.bin", lambda: self._replace("payload.bin", payload))
             entry["payload"] = {"client": client, "bytes": len(payload)}
             self.results["payload"] = {"round": report.server_round, **entry["payload"]}
         earlier = report.earlier and {"round": report.earlier[0], "validation": validation_entry(report.earlier[1])}
         place_earlier(self.results, earlier)
         self.results["rounds"].append(entry)
-        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry | ({"earlier": earlier} if earlier else {})) + "\n")
+        self._unwritten.append(json.dumps(entry | ({"earlier": earlier} if earlier else {})) + "\n")
+        self._attempt("rounds.jsonl", self._append_rounds)
         return entry
 
+    def save_checkpoint(self, checkpoints: Checkpoints, server_round: int, saved: Saved, first_run: int) -> None:
+        """Write the state after a round, once everything before it is written."""
+
+        def write() -> None:
+            if self._unwritten:
+                raise OSError("rounds.jsonl lacks a round")
+            checkpoints.write(server_round, saved, self.results["config"], first_run)
+
+        self._attempt("the checkpoint", write)
+
+    def keep_model(self, tensors: dict[str, torch.Tensor], head: Head) -> None:
+        """`save_model` while the run goes on: a full disk does not end it."""
+        self._attempt("model.safetensors", lambda: self.save_model(tensors, head))
+
     def save_model(self, tensors: dict[str, torch.Tensor], head: Head) -> Path:
-        """Write the global model of a method and its head; the frozen weights stay where they came from."""
+        """Write the global model of a method and its head; the frozen weights stay where they came from.
+
+        Raises
+        ------
+        OSError
+            If the disk does not take it.
+        """
         path = self.path / "model.safetensors"
         tensors = tensors | {name: torch.from_numpy(values) for name, values in head.tensors().items()}
         model = self.results["model"]
@@ -159,16 +230,27 @@ class RunFolder:
             "classes": json.dumps(self.results.get("data", {}).get("classes", [])),
             "config": json.dumps(self.results["config"]),
         }
-        save_file(tensors, path, metadata)
+        try:
+            with replacing(path, mode=0o644, fsync=True) as temporary:
+                save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"{path}: {error}") from error
         return path
 
     def finish(self, status: str, reason: str = "") -> None:
-        """Record the outcome: ``completed`` or ``failed`` with its reason; and write the page."""
+        """Record the outcome, ``completed``, or ``failed`` or ``stopped`` with its reason; and write the page.
+
+        Raises
+        ------
+        OSError
+            If the disk does not take it.
+        """
         self.results["status"] = status
         if reason:
             self.results["reason"] = reason
         self._write_report()  # first: who waits for the status finds the page
-        self._write_results()
+        self._attempt("rounds.jsonl", self._append_rounds)
+        self._replace("results.json", self._results_text())
 
     def _write_report(self) -> None:
         try:
@@ -178,7 +260,30 @@ class RunFolder:
             print(f"  report.html could not be written: {type(error).__name__}: {error}")
 
     def _write_results(self) -> None:
-        self._replace("results.json", (json.dumps(self.results, indent=1) + "\n").encode())
+        self._attempt("results.json", lambda: self._replace("results.json", self._results_text()))
+
+    def _results_text(self) -> bytes:
+        return (json.dumps(self.results, indent=1) + "\n").encode()
+
+    def _append_rounds(self) -> None:
+        """Append what is not written yet, all of it or nothing."""
+        path = self.path / "rounds.jsonl"
+        with path.open("ab") as file:
+            before = file.tell()
+            try:
+                file.write("".join(self._unwritten).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), before)
+                raise
+        self._unwritten = []
+
+    def _attempt(self, what: str, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except OSError as error:
+            print(f"  {what} could not be written: {error}; it is tried again after the next round", flush=True)
 
     def _replace(self, name: str, content: bytes) -> None:
         with replacing(self.path / name, mode=0o644) as path:
@@ -193,42 +298,12 @@ class RunFolder:
             link.unlink(missing_ok=True)
 
 
-def _figures(scored: Scored, confusion: bool = False) -> dict[str, Any]:
-    """Each class counting the same; the confusion matrix where it can be read."""
-    figures = class_figures(scored.confusion)
-    found: dict[str, Any] = {
-        "balanced_accuracy": figures.balanced_accuracy,
-        "macro_f1": figures.macro_f1,
-        "recall": list(figures.recall),
-    }
-    if confusion and len(figures.recall) <= _MOST_CLASSES:
-        found["confusion"] = scored.confusion.tolist()
-    return found
-
-
-def _by_client(values: dict[int, int]) -> dict[str, int]:
-    return {str(client): values[client] for client in sorted(values)}
-
-
-def _traffic(payload_bytes: dict[int, int], masked: int) -> dict[str, Any]:
-    """Bytes by client, and their mean in bits for each masked parameter."""
-    mean = sum(payload_bytes.values()) / len(payload_bytes) if payload_bytes else 0.0
-    return {"payload_bytes": _by_client(payload_bytes), "bpp": 8 * mean / masked}
-
-
-def _clients(tally: Tally) -> dict[str, Any]:
-    return {
-        "asked": len(tally.asked),
-        "ok": len(tally.payload_bytes),
-        "failed": dict(sorted(tally.dropped.items())),
-        "failed_clients": {str(client): tally.failures[client] for client in sorted(tally.failures)},
-    }
-
-
-def _broken(tally: Tally) -> dict[str, int]:
-    """Images that could not be read, by the clients that have some."""
-    counts = {client: int(values.get("broken", 0)) for client, values in sorted(tally.metrics.items())}
-    return {str(client): count for client, count in counts.items() if count}
+def _resume_text(path: Path, config: Mapping[str, Any]) -> bytes:
+    """A run config that goes on with this run."""
+    # JSON's strings, numbers and booleans are TOML's too.
+    lines = [f"{key} = {json.dumps(value)}" for key, value in {**config, "resume": str(path)}.items()]
+    about = "# Goes on with this run after its last checkpoint:  flwr run . CONNECTION --stream --run-config THIS-FILE"
+    return ("\n".join([about, *lines]) + "\n").encode()
 
 
 def _versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from common.config.run import RunConfig
 from common.data.config import PatienceSection
 from common.models.backbone import Backbone
+from deltamask_server.again import Again
 from deltamask_server.enrolment import Enrolment
 
 __all__ = ["Setting"]
@@ -43,4 +44,5 @@ class Setting:
             "seed": run.rounds.seed,
             "participation": run.rounds.participation,
             "quorum": run.rounds.min_clients,
+            "again": Again(run.rounds.round_retries, run.rounds.retry_wait_seconds),
         }

@@ -262,7 +262,7 @@ def test_figures_are_those_of_validation() -> None:
 
 
 def test_a_person_reads_the_mean(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, 1, RunConfig(personal_test=True).as_dict())
+    folder = RunFolder.create(tmp_path, 1, RunConfig(personal_test=True).as_dict())
     folder.set_model("letters-vit", b"12345678", (80,))
     folder.set_linear_probe(scored(0.5), Tally((0, 2), {0: 32, 2: 32}), 1.0)
     with_figures = report(1)

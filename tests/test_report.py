@@ -113,7 +113,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     """A run in which a client has failed in the first round."""
-    made = RunFolder(tmp_path / "runs", 42, RunConfig(num_server_rounds=3).as_dict())
+    made = RunFolder.create(tmp_path / "runs", 42, RunConfig(num_server_rounds=3).as_dict())
     made.set_model("letters-vit", b"12345678", (50, 30))
     made.set_data(("a", "b"), 100, 3)
     made.set_linear_probe(scored(0.5), Tally((0, 2), {0: 32, 2: 32}), 1.0)
@@ -208,7 +208,7 @@ def test_what_failed_is_shown_by_round_and_by_client(folder: RunFolder) -> None:
 
 def test_names_are_texts_and_never_markup(tmp_path: Path) -> None:
     config = RunConfig().as_dict() | {"dataset": HOSTILE, "output-dir": HOSTILE}
-    made = RunFolder(tmp_path / "runs", 1, config)
+    made = RunFolder.create(tmp_path / "runs", 1, config)
     made.set_model(HOSTILE, b"12345678", (80,))
     made.set_data((HOSTILE, "\ud800"), 1, 0)
     made.set_linear_probe(scored(0.5), Tally((0,), {0: 32}), 1.0)
@@ -225,7 +225,7 @@ def test_names_are_texts_and_never_markup(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", [False, True])
 def test_a_run_of_which_no_round_has_finished(tmp_path: Path, head: bool) -> None:
-    made = RunFolder(tmp_path / "runs", 1, RunConfig().as_dict())
+    made = RunFolder.create(tmp_path / "runs", 1, RunConfig().as_dict())
     if head:
         made.set_model("letters-vit", b"12345678", (80,))
         made.set_linear_probe(scored(0.5), Tally((0, 1), {0: 32, 1: 40}), 1.0)
@@ -247,7 +247,7 @@ def test_rounds_that_were_not_tested_leave_gaps(folder: RunFolder) -> None:
 
 @pytest.mark.parametrize("method", ["hidenseek", "fedavg", "lotteryfl"])
 def test_methods_with_one_form_of_their_model(tmp_path: Path, method: str) -> None:
-    made = RunFolder(tmp_path / "runs", 1, RunConfig(method=method, head="random").as_dict())
+    made = RunFolder.create(tmp_path / "runs", 1, RunConfig(method=method, head="random").as_dict())
     made.set_model("lenet", b"12345678", (80,), 40 if method == "hidenseek" else None)
     made.set_linear_probe(scored(0.5), Tally(()), 0.0)
     whole = replace(report(1), evaluation=MetricRecord({"mean": 0.75}), payload=(2, bytes(range(100))))

@@ -47,7 +47,7 @@ def scored(accuracy: float) -> Scored:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    folder = RunFolder(tmp_path / "runs", 42, RunConfig(num_server_rounds=2).as_dict())
+    folder = RunFolder.create(tmp_path / "runs", 42, RunConfig(num_server_rounds=2).as_dict())
     folder.set_model("letters-vit", b"12345678", (50, 30))
     folder.set_linear_probe(scored(0.5), Tally((0, 2), {0: 32, 2: 32}), 1.0)
     return folder
@@ -92,7 +92,7 @@ def test_a_run_that_was_cut_off_has_every_round_that_it_finished(folder: RunFold
 def test_latest_points_to_the_newest_run(folder: RunFolder) -> None:
     runs = folder.path.parent
     assert (runs / "latest").resolve() == folder.path
-    newer = RunFolder(runs, 43, {})
+    newer = RunFolder.create(runs, 43, {})
     assert (runs / "latest").resolve() == newer.path
     assert not [path for path in runs.iterdir() if path.name.startswith(".")]
 

@@ -11,6 +11,7 @@ from common.config.section import Section
 
 __all__ = [
     "CalibrationSection",
+    "CheckpointSection",
     "EvaluationSection",
     "MirrorSection",
     "MomentumSection",
@@ -46,11 +47,32 @@ class RoundsSection(Section):
     round_timeout_seconds: float = Field(
         3600.0, gt=0, description="How long to wait for the replies of one round; later replies are counted as missing."
     )
+    round_retries: int = Field(
+        3, ge=0, le=1000, description="How often a round with fewer usable replies than min-clients is tried again."
+    )
+    retry_wait_seconds: float = Field(60.0, ge=0, description="How long to wait before a round is tried again.")
     output_dir: str = Field(
         "runs",
         min_length=1,
         description="Where the server writes its run folders; relative to the folder the SuperLink was started in.",
     )
+
+
+class CheckpointSection(Section):
+    """How a run outlives its server."""
+
+    title: ClassVar[str] = "Checkpoints"
+
+    resume: str = Field(
+        "",
+        description="A run folder of this server, or `latest`: go on with that run after the last round that it wrote "
+        "a checkpoint of, in the same folder. Everything else must be as it was then, but for rounds, waiting times, "
+        "patience and evaluations; the folder's resume.toml has it all.",
+    )
+    checkpoint_every: int = Field(
+        1, ge=0, description="Rounds from one checkpoint to the next; the last two are kept. 0: there are none."
+    )
+    checkpoint_keep_every: int = Field(0, ge=0, description="Checkpoints of each such round are kept as well; 0: none.")
 
 
 class TrainingSection(Section):

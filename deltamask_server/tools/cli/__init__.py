@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from deltamask_server.tools.cli import codec, doctor, export, inspect, model, predict, report, watch
+from deltamask_server.tools.cli import codec, doctor, export, inspect, model, predict, report, status, watch
 
 __all__ = ["app", "main"]
 
@@ -22,6 +22,7 @@ app.add_typer(codec.app, name="codec")
 app.command("inspect")(inspect.inspect)
 app.command("model")(model.model)
 app.command("watch")(watch.watch)
+app.command("status")(status.status)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.command("export")(export.export)

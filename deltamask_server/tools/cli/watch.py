@@ -22,6 +22,8 @@ def watch(
     run = folder.resolve()  # now: `latest` may point to another run before this one ends
     if not (run / "results.json").is_file():
         fail(f"no run at {run}: start one, or name its folder", 2)
+    from deltamask_server.processes import is_gone
+    from deltamask_server.results_file import read_results
     from deltamask_server.tools.watch import follow
 
-    raise typer.Exit(0 if follow(run) else 1)
+    raise typer.Exit(0 if follow(run, lambda: is_gone(read_results(run))) else 1)
