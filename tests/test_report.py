@@ -323,7 +323,8 @@ def test_a_folder_that_is_no_runs_is_refused(tmp_path: Path, content: str | None
 
 
 def test_a_page_that_cannot_be_written_is_said(folder: RunFolder, tmp_path: Path) -> None:
-    result = run("report", folder.path, "--output", tmp_path / "absent" / "page.html")
+    (tmp_path / "a file").touch()
+    result = run("report", folder.path, "--output", tmp_path / "a file" / "page.html")
     assert result.exit_code == 2
     assert "page.html: cannot be written" in result.output
 
@@ -334,7 +335,8 @@ def test_the_folder_has_the_payload_of_the_newest_round(folder: RunFolder) -> No
     assert (folder.path / "payload.bin").read_bytes() == bytes(3)
     results = read_results(folder.path)
     assert results["payload"] == {"round": 3, "client": 3, "bytes": 3}
-    assert sorted(path.name for path in folder.path.iterdir()) == ["payload.bin", "results.json", "rounds.jsonl"]
+    names = sorted(path.name for path in folder.path.iterdir())
+    assert names == ["payload.bin", "results.json", "resume.toml", "rounds.jsonl"]
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------------
