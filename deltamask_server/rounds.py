@@ -289,10 +289,14 @@ class RoundStrategy(MethodStrategy):
 
         def train(server_round: int) -> tuple[ArrayRecord | None, MetricRecord | None, dict[str, float]]:
             begun = time.perf_counter()
-            questions = self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid)
+            replies = exchange(
+                grid,
+                self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid),
+                timeout,
+                sum(part.limit for part in self.expected(server_round).values()),
+            )
             configured = time.perf_counter()
-            limit = sum(part.limit for part in self.expected(server_round).values())
-            found = self.aggregate_train(server_round, exchange(grid, questions, timeout, limit))
+            found = self.aggregate_train(server_round, replies)
             return *found, {"configure": configured - begun, "train": time.perf_counter() - configured}
 
         for server_round in range(self.server_round + 1, num_rounds + 1):
