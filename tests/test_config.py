@@ -73,6 +73,7 @@ CHOICES: dict[str, list[dict[str, object]]] = {
 
 
 VALUES: dict[str, object] = {
+    "resume": "latest",
     "method": "fedavg",
     "head": "linear-probe",
     "participation": 0.5,

@@ -189,6 +189,8 @@ def check(words: list[str]) -> None:
 
 def check_run_config(value: str) -> None:
     """A file, or keys and values: all of the app, and allowed."""
+    if value.startswith("runs/") and value.endswith("/resume.toml"):
+        return  # a run has written it: tests/test_resume.py goes on with one
     if value.endswith(".toml"):
         found = flatten_dict(tomllib.loads((ROOT / value).read_text()))
     else:

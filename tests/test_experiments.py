@@ -47,6 +47,7 @@ def test_the_config_of_a_long_run_is_valid(name: str) -> None:
 def test_every_kind_of_run_is_here() -> None:
     assert {name.partition("/")[0] for name in CONFIGS} == {
         "codecs",
+        "dinov2",
         "e2e",
         "hidenseek",
         "methods",
