@@ -16,7 +16,7 @@ help:  ## This list
 
 install: $(READY)  ## Make the environment .venv (minutes the first time, and 7 GB), which the others do by themselves
 
-demo: $(READY)  ## Fine-tune the embedded backbone on handwritten digits over ten simulated clients (about 2 minutes)
+demo: $(READY)  ## Fine-tune the embedded backbone on handwritten digits over ten simulated clients (about 3 minutes)
 	@$(BIN)/python deploy/simulate.py --supernodes 10
 
 watch: $(READY)  ## Follow the newest run as a live table
