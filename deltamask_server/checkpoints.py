@@ -26,7 +26,7 @@ from common.errors import CheckpointError
 from common.files import replacing
 from common.saved import Saved
 
-__all__ = ["Checkpoint", "Checkpoints"]
+__all__ = ["Checkpoint", "Checkpoints", "read_checkpoint"]
 
 _FORMAT = "deltamask-checkpoint-v1"
 _NAME = re.compile(r"round-(\d{6})\.safetensors")

@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from common.config.run import as_toml
 from common.files import replacing
 from common.models.accuracy import Scored
 from common.models.heads import Head
@@ -300,10 +301,8 @@ class RunFolder:
 
 def _resume_text(path: Path, config: Mapping[str, Any]) -> bytes:
     """A run config that goes on with this run."""
-    # JSON's strings, numbers and booleans are TOML's too.
-    lines = [f"{key} = {json.dumps(value)}" for key, value in {**config, "resume": str(path)}.items()]
     about = "# Goes on with this run after its last checkpoint:  flwr run . CONNECTION --stream --run-config THIS-FILE"
-    return ("\n".join([about, *lines]) + "\n").encode()
+    return f"{about}\n{as_toml({**config, 'resume': str(path)})}".encode()
 
 
 def _versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.in_process import run_in_process
-from common.config.run import RunConfig
+from common.config.run import RunConfig, as_toml
 from common.errors import RoundError
 from deltamask_server.methods.deltamask.strategy import DeltaMask
 from deltamask_server.results_file import read_results
@@ -36,8 +36,7 @@ def whole_run(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 def killed_run(folder: Path, config: dict[str, Any], writes: int, run_id: int = 1) -> bool:
     """Whether it was killed before it ended."""
     folder.mkdir(exist_ok=True)
-    values = RunConfig(**config).as_dict()
-    (folder / "config.toml").write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
+    (folder / "config.toml").write_text(as_toml(RunConfig(**config).as_dict()), encoding="utf-8")
     (folder / "nodes.json").write_text(json.dumps(NODES))
     command = [sys.executable, "-m", "tests.killed", str(writes), str(folder / "config.toml")]
     command += [str(folder / "nodes.json"), str(folder), str(run_id)]

@@ -1,6 +1,6 @@
 """DINOv2-small on CIFAR-10, split evenly and unevenly, as conf/dinov2-small-cifar10.toml has it.
 
-python -m benchmarks.experiments.dinov2 run --data ../shared/data     # half an hour of one core
+python -m benchmarks.experiments.dinov2 run --data ../shared/data     # an hour of one core
 python -m benchmarks.experiments.dinov2 table
 """
 

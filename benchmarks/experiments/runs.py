@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from common.config.cache_path import default_cache_path
+from common.config.run import as_toml
 
 __all__ = ["ROOT", "Plan", "command_line", "load"]
 
@@ -60,9 +61,7 @@ def _run(plan: Plan, data: Path, folder: Path, cache: Path) -> Path:
             local["dataset"], own = plan.sites(data, Path(workplace) / "sites")
             clients = [client | {"data": name} for client, name in zip(clients, own, strict=True)]
         nodes.write_text(json.dumps(clients), encoding="utf-8")
-        # JSON's strings, numbers and booleans are TOML's too.
-        lines = [f"{key} = {json.dumps(value)}" for key, value in {**plan.config, **local}.items()]
-        config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        config.write_text(as_toml({**plan.config, **local}), encoding="utf-8")
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),

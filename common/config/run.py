@@ -6,6 +6,7 @@ default although nothing brings its section is an error: whoever set it expects 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -22,7 +23,7 @@ from common.models.config import BackboneSection
 from common.models.heads import HEADS, HeadKind
 from common.models.heads.config import HeadSection
 
-__all__ = ["MethodSection", "RunConfig", "all_sections", "defaults", "parse_run_config"]
+__all__ = ["MethodSection", "RunConfig", "all_sections", "as_toml", "defaults", "parse_run_config"]
 
 _WHERE = "run config"
 S = TypeVar("S", bound=Section)
@@ -213,6 +214,12 @@ class RunConfig:
 def defaults() -> dict[str, Any]:
     """Every key with its default, as the table in pyproject.toml has them."""
     return {key: value for kind in all_sections() for key, value in _items(kind())}
+
+
+def as_toml(values: Mapping[str, Any]) -> str:
+    """Keys and their values as a file for ``--run-config``."""
+    # JSON's strings, numbers and booleans are TOML's too, but for pairs of surrogates.
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
 
 
 def parse_run_config(values: Mapping[str, Any]) -> RunConfig:

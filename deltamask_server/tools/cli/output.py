@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import typer
 from rich.console import Console
 
-__all__ = ["fail", "make_console"]
+__all__ = ["existing_run", "fail", "make_console"]
 
 _UNSEEN_WIDTH = 100
 
@@ -33,3 +34,11 @@ def fail(message: str, status: int) -> NoReturn:
     """
     typer.echo(f"Error: {message}", err=True)
     raise typer.Exit(status)
+
+
+def existing_run(folder: Path) -> Path:
+    """The folder of a run, resolved now: `latest` may point to another one later. Ends the command if there is none."""
+    run = folder.resolve()
+    if not (run / "results.json").is_file():
+        fail(f"no run at {run}: start one, or name its folder", 2)
+    return run

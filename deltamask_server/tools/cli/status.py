@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from deltamask_server.tools.cli.output import fail
+from deltamask_server.tools.cli.output import existing_run
 
 __all__ = ["status"]
 
-_FAILED, _NONE, _HEAD_KEPT, _RESUMABLE, _RUNNING = 1, 2, 3, 4, 5
+_FAILED, _HEAD_KEPT, _RESUMABLE, _RUNNING = 1, 3, 4, 5
 
 
 def status(
@@ -22,9 +22,7 @@ def status(
     Exit status 0 if it completed, 1 if it failed, 2 if there is none, 3 if it completed and training did not improve on
     the head, 4 if it ended before its last round and can be resumed, 5 if it goes on.
     """
-    run = folder.resolve()
-    if not (run / "results.json").is_file():
-        fail(f"no run at {run}: start one, or name its folder", _NONE)
+    run = existing_run(folder)
     from deltamask_server.console import outcome, resume_line
     from deltamask_server.processes import is_gone
     from deltamask_server.results_file import read_results

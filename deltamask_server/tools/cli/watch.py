@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deltamask_server.tools.cli.output import fail
+from deltamask_server.tools.cli.output import existing_run
 
 __all__ = ["watch"]
 
@@ -19,9 +19,7 @@ def watch(
 
     Exit status 1 if the run does not complete, 2 if there is none.
     """
-    run = folder.resolve()  # now: `latest` may point to another run before this one ends
-    if not (run / "results.json").is_file():
-        fail(f"no run at {run}: start one, or name its folder", 2)
+    run = existing_run(folder)
     from deltamask_server.processes import is_gone
     from deltamask_server.results_file import read_results
     from deltamask_server.tools.watch import follow
