@@ -98,6 +98,7 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder, found: Checkpoint | N
         print,
         split.classes,
         None if found is None else found.run,
+        rounds.bind_clients,
     )
     strategy = strategy_of.from_setting(Setting(config, backbone, split.classes, enrolment, left))
     folder.set_model(name, backbone.digest, strategy.segments(backbone), strategy.kept_parameters)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -13,16 +13,29 @@ from flwr.serverapp import Grid
 from common.errors import PayloadError, RoundError, brief
 from common.messages import HELLO, name_run, pack_classes, unpack_hello
 from common.uniforms import SERVER_CLIENT, stream_seed
-from deltamask_server.exchange import exchange
 
 __all__ = ["Enrolment", "draw_sample"]
 
-_POLL_SECONDS = 0.5
+_FIRST_POLL, _SLOWEST_POLL = 0.05, 0.5
+_PASSING = {3, 4, 5}
+"""Flower's error codes of a message or a reply that was lost, and of a node that was away: it is asked again."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A node that was asked who it is, and has not answered yet."""
+
+    node: int
+    until: float
+    """Up to when it is waited for; monotonic."""
 
 
 class Enrolment:
-    """Asks every new node who it is, once, and refuses those whose frozen model differs from the server's, or who
-    answer with an error, as a site does whose images are missing or of other classes.
+    """Asks every new node who it is, and refuses those whose frozen model differs from the server's, or who answer with
+    an error, as a site does whose images are missing or of other classes.
+
+    Every node is waited for once. One that does not answer is mute: it is asked again from time to time, and takes part
+    from the round after its answer, but no round waits for it.
 
     Parameters
     ----------
@@ -36,6 +49,9 @@ class Enrolment:
         Class list of the run, which a site's own images must fit.
     first_run
         Flower's number of a resumed run as it was first started (`common.messages.name_run`); None: it is not resumed.
+    bound
+        Whether a client's id belongs to the first node that names it, for the whole run. With node authentication a
+        node is its key, and keeps its id when it restarts; without, whoever restarts is another node.
     """
 
     def __init__(
@@ -47,54 +63,94 @@ class Enrolment:
         say: Callable[[str], None],
         classes: Sequence[str] = (),
         first_run: int | None = None,
+        bound: bool = False,
     ) -> None:
         self._digest, self._d = backbone_digest, masked_parameters
         self._min_clients, self._wait_seconds, self._say = min_clients, wait_seconds, say
-        self._classes, self.first_run = tuple(classes), first_run
+        self._classes, self.first_run, self._bound = tuple(classes), first_run, bound
         self._clients: dict[int, int] = {}  # node id -> client id
         self._refused: dict[int, str] = {}  # node id -> reason
+        self._asked: dict[str, _Question] = {}  # message id -> whom
+        self._mute: dict[int, float] = {}  # node id -> when it is asked again; monotonic
         self.holds: dict[int, bytes] = {}
         """Digest of the theta (or mask, by the run's method) that each client has kept, as far as it has said."""
+        self.owners: dict[int, int] = {}
+        """Node that each client's id belongs to; of runs that bind them."""
 
     def online(self, grid: Grid) -> dict[int, int]:
-        """Clients connected now, client id -> node id; waits, a bounded time, until there are enough.
+        """Clients connected now, client id -> node id; waits, a bounded time, until there are enough, and until every
+        node has answered that was not asked before.
 
         Raises
         ------
         RoundError
-            If fewer than ``min_clients`` are there when the time is up.
+            If fewer than ``min_clients`` are there when the time is up, or as soon as all that are connected were
+            refused and are enough.
         """
-        end = time.monotonic() + self._wait_seconds
+        begun, pause = time.monotonic(), _FIRST_POLL
         while True:
-            nodes = sorted(grid.get_node_ids())
-            # Refusals end with the connection: whoever comes back may have been mended.
-            self._refused = {node: reason for node, reason in self._refused.items() if node in nodes}
-            self._ask(grid, [node for node in nodes if node not in self._clients and node not in self._refused], end)
-            online = self.connected(nodes)
-            if len(online) >= self._min_clients:
+            nodes, now = set(grid.get_node_ids()), time.monotonic()
+            self._forget_absent(nodes)
+            self._ask(grid, nodes, now)
+            self._hear(grid)
+            online, waiting = self.connected(nodes), any(question.until > now for question in self._asked.values())
+            if len(online) >= self._min_clients and not waiting:
                 return online
-            if time.monotonic() >= end:
-                refused = f"; refused: {'; '.join(sorted(set(self._refused.values())))}" if self._refused else ""
-                raise RoundError(
-                    f"{len(online)} usable clients after {self._wait_seconds:g} s, "
-                    f"min-clients = {self._min_clients}{refused}. "
-                    "Start more SuperNodes, or lower min-clients or raise node-wait-seconds."
-                )
-            time.sleep(_POLL_SECONDS)
+            hopeless = len(nodes) >= self._min_clients and nodes <= self._refused.keys()
+            if hopeless or now - begun >= self._wait_seconds:
+                if len(online) >= self._min_clients:
+                    return online
+                raise RoundError(self._too_few(len(online), now - begun))
+            time.sleep(pause)
+            pause = min(_SLOWEST_POLL, pause * 1.5)
 
     def connected(self, nodes: Collection[int]) -> dict[int, int]:
         """Those of the clients enrolled whose node is among ``nodes``, client id -> node id."""
         return {client: node for node, client in self._clients.items() if node in nodes}
 
-    def _ask(self, grid: Grid, nodes: list[int], end: float) -> None:
-        if not nodes:
-            return
-        messages = [Message(self._question(), dst_node_id=node, message_type=HELLO) for node in nodes]
-        for reply in exchange(grid, messages, max(1.0, end - time.monotonic())):
-            asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
-            node = asked.get(reply.metadata.reply_to_message_id)
-            if node is None:
+    def _too_few(self, usable: int, seconds: float) -> str:
+        refused = "; ".join(sorted(set(self._refused.values())))
+        mute = f"; {len(self._mute)} connected nodes do not answer" if self._mute else ""
+        return (
+            f"{usable} usable clients after {seconds:.1f} s, min-clients = {self._min_clients}"
+            + (f"; refused: {refused}" if refused else "")
+            + f"{mute}. Start more SuperNodes, or lower min-clients or raise node-wait-seconds."
+        )
+
+    def _forget_absent(self, nodes: Collection[int]) -> None:
+        # Refusals end with the connection: whoever comes back may have been mended.
+        self._refused = {node: reason for node, reason in self._refused.items() if node in nodes}
+        self._mute = {node: when for node, when in self._mute.items() if node in nodes}
+        self._asked = {name: question for name, question in self._asked.items() if question.node in nodes}
+
+    def _ask(self, grid: Grid, nodes: Collection[int], now: float) -> None:
+        """Ask those who are new, and those again who are mute; nobody waits for the latter."""
+        for node in {question.node for question in self._asked.values() if question.until <= now} - self._mute.keys():
+            self._say(f"node {node} does not say who it is; the rounds go on without it")
+            self._mute[node] = now + self._wait_seconds
+        waited_for = {question.node for question in self._asked.values()} - self._mute.keys()
+        known = self._clients.keys() | self._refused.keys() | waited_for
+        due = [node for node in sorted(nodes) if node not in known and self._mute.get(node, now) <= now]
+        messages = [Message(self._question(), dst_node_id=node, message_type=HELLO) for node in due]
+        for node, name in zip(due, grid.push_messages(messages), strict=True) if due else ():
+            mute = node in self._mute
+            if mute:
+                self._mute[node] = now + self._wait_seconds
+            if name:
+                self._asked[name] = _Question(node, now if mute else now + self._wait_seconds)
+
+    def _hear(self, grid: Grid) -> None:
+        """Take the answers that have come."""
+        for reply in grid.pull_messages(list(self._asked)) if self._asked else ():
+            question = self._asked.get(reply.metadata.reply_to_message_id)
+            if question is None:
                 continue
+            node = question.node
+            self._asked = {name: other for name, other in self._asked.items() if other.node != node}
+            if reply.has_error() and reply.error.code in _PASSING:
+                self._mute.setdefault(node, time.monotonic())
+                continue
+            self._mute.pop(node, None)
             reason = self._judge(node, reply)
             if reason:
                 self._refused[node] = reason
@@ -119,6 +175,11 @@ class Enrolment:
                 f"with {hello.masked_parameters:,} masked, here {self._digest.hex()} with {self._d:,}); give both the "
                 "same backbone, weights, image-size and masked-blocks"
             )
+        if self._bound and self.owners.setdefault(hello.client, node) != node:
+            return (
+                f"its partition-id {hello.client} belongs to node {self.owners[hello.client]}, which named it first "
+                "(bind-clients)"
+            )
         # A restarted SuperNode comes back under a new node id, long before Flower notices that the old one is gone: the
         # newest stands.
         for other in [other for other, client in self._clients.items() if client == hello.client]:
@@ -140,10 +201,7 @@ class Enrolment:
             self.holds[client] = digest
 
 
-def draw_sample(online: Collection[int], participation: float, quorum: int, seed: int, server_round: int) -> list[int]:
-    """Clients of a round, in the order drawn, which gives each its slot: a share of those connected, rounded up, at
-    least ``quorum``.
-    """
-    count = max(quorum, math.ceil(participation * len(online) - 1e-9))
+def draw_sample(online: Collection[int], count: int, seed: int, server_round: int) -> list[int]:
+    """So many of the clients connected, in the order drawn, which gives each its slot."""
     rng = np.random.default_rng(stream_seed(seed, server_round, SERVER_CLIENT, "sample"))
     return [int(client) for client in rng.permutation(sorted(online))[:count]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -18,8 +18,14 @@ _LARGE = 1 << 20
 """Bytes of a record that memory is cleared of at once; smaller ones wait for Python's own collector."""
 
 
-def exchange(grid: Grid, messages: Iterable[Message], timeout: float, reply_bytes: int = 0) -> Iterator[Message]:
-    """Push messages, then yield each reply once, until all are there or the time is up.
+def exchange(
+    grid: Grid,
+    messages: Iterable[Message],
+    timeout: float,
+    reply_bytes: int = 0,
+    enough: Callable[[float], bool] = lambda seconds: False,
+) -> Iterator[Message]:
+    """Push messages, then yield each reply once, until all are there, or enough, or the time is up.
 
     Flower's own ``send_and_receive`` returns all replies at the end and looks every three seconds; here decoding goes
     on while others still train, and short rounds are not rounded up. A late reply is simply never yielded. Messages are
@@ -33,6 +39,8 @@ def exchange(grid: Grid, messages: Iterable[Message], timeout: float, reply_byte
         Seconds from now on.
     reply_bytes
         No reply is expected to be larger.
+    enough
+        Whether to stop, by the seconds that have passed; asked after each look.
     """
     pushed = list(messages)
     large = max((record.count_bytes() for message in pushed for record in message.content.values()), default=0) > _LARGE
@@ -40,7 +48,7 @@ def exchange(grid: Grid, messages: Iterable[Message], timeout: float, reply_byte
     del messages, pushed
     if large:
         gc.collect()  # a RecordDict refers to itself, and what it holds would stay for rounds; clients train meanwhile
-    end, wait = time.monotonic() + timeout, _FIRST_POLL
+    begun, wait = time.monotonic(), _FIRST_POLL
     most = max(1, min(_MOST_REPLIES, _MOST_BYTES // max(1, reply_bytes)))
     while pending:
         answered: set[str] = set()
@@ -52,8 +60,9 @@ def exchange(grid: Grid, messages: Iterable[Message], timeout: float, reply_byte
                 yield reply
                 del reply  # or this frame holds it while the next ones are pulled
         pending = [message_id for message_id in pending if message_id not in answered]
-        if time.monotonic() >= end:
+        seconds = time.monotonic() - begun
+        if seconds >= timeout or enough(seconds):
             return
         wait = _FIRST_POLL if answered else min(_SLOWEST_POLL, wait * 1.5)
         if pending:
-            time.sleep(min(wait, max(0.0, end - time.monotonic())))
+            time.sleep(min(wait, max(0.0, timeout - seconds)))

@@ -25,6 +25,8 @@ _MAY_DIFFER = {
     "min-clients",
     "node-wait-seconds",
     "round-timeout-seconds",
+    "round-deadline-seconds",
+    "over-sample",
     "round-retries",
     "retry-wait-seconds",
     "output-dir",

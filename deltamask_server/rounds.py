@@ -17,6 +17,7 @@ from common.methods import METHODS
 from common.models.heads import FittedHead, Head, HeadKind
 from common.saved import Saved
 from deltamask_server.again import Again
+from deltamask_server.closing import Closing
 from deltamask_server.correspondence import Correspondence
 from deltamask_server.enrolment import Enrolment, draw_sample
 from deltamask_server.exchange import exchange
@@ -25,7 +26,7 @@ from deltamask_server.held_out import HeldOut
 from deltamask_server.kept import Keeper
 from deltamask_server.method_strategy import MethodStrategy
 from deltamask_server.round_report import RoundReport
-from deltamask_server.tally import Tally
+from deltamask_server.tally import LATE, Tally
 from deltamask_server.validation import fairness
 
 __all__ = ["RoundStrategy"]
@@ -55,10 +56,8 @@ class RoundStrategy(MethodStrategy):
         Clients may report how good the model they have just trained is on test images.
     seed
         Run seed.
-    participation
-        Share of the connected clients asked in a round, rounded up, at least ``quorum``.
-    quorum
-        Usable replies that a round needs.
+    closing
+        How many clients a round asks, and when it has enough replies.
     again
         What becomes of a round that has fewer.
     """
@@ -75,25 +74,25 @@ class RoundStrategy(MethodStrategy):
         patience: int = 0,
         personal_test: bool = False,
         seed: int = 1,
-        participation: float = 1.0,
-        quorum: int = 2,
+        closing: Closing | None = None,
         again: Again | None = None,
     ) -> None:
         self._enrolment = enrolment
         self._classes, self._features = classes, features
         self._class_names, self._personal_test, self._head_kind = tuple(class_names), personal_test, head_kind
-        self._seed, self._participation, self._quorum = seed, participation, quorum
+        self._seed, self._closing = seed, closing or Closing()
         self._again = again or Again()
         self.head = head_kind.start(classes, features, seed)
         self._head_trained = False
         """Whether a round has trained the head: it is then new to everybody, also to those who missed rounds."""
         self.keeper = Keeper(patience)
         """The best model so far, by the images that clients hold out."""
-        self._held_out = HeldOut(validate, participation == 1, self.keeper)
+        self._held_out = HeldOut(validate, self._closing.participation == 1, self.keeper)
         self.server_round = 0
         """The last round that has ended."""
-        self._mail = Correspondence(enrolment, self._class_names, quorum)
+        self._mail = Correspondence(enrolment, self._class_names, self._closing.quorum)
         self._slots: dict[int, int] = {}  # client -> its number in this round
+        self._wanted = 0  # usable replies that close this round
         self._sent: dict[int, int] = {}
         self._aggregate_seconds = 0.0
         self._example: tuple[int, bytes] | None = None  # client and payload of this round
@@ -113,15 +112,16 @@ class RoundStrategy(MethodStrategy):
 
     def summary(self) -> None:
         """Print what this strategy is."""
-        print(f"{METHODS[self.name].title}: quorum {self._quorum}")
+        print(f"{METHODS[self.name].title}: quorum {self._closing.quorum}")
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def state(self) -> Saved:
         """Everything that the rounds to come depend on, beside config, backbone and clients."""
         holds = {str(client): digest.hex() for client, digest in sorted(self._enrolment.holds.items())}
+        owners = {str(client): node for client, node in sorted(self._enrolment.owners.items())}
         values = {"method": self.name, "round": self.server_round, "unchecked": self._held_out.unchecked,
-                  "head-trained": self._head_trained, "holds": holds}  # fmt: skip
+                  "head-trained": self._head_trained, "holds": holds, "owners": owners}  # fmt: skip
         head = Saved({"weight": self.head.weight, "bias": self.head.bias})
         kept = self.keeper.state().under("kept")
         return Saved(values=values) | head.under("head") | kept | self.method_state().under(self.name)
@@ -143,6 +143,7 @@ class RoundStrategy(MethodStrategy):
         self.head = Head(head["weight"], head["bias"])
         self._head_trained, self.server_round = bool(saved.values["head-trained"]), int(saved.values["round"])
         self._enrolment.holds = {int(client): bytes.fromhex(name) for client, name in saved.values["holds"].items()}
+        self._enrolment.owners = {int(client): int(node) for client, node in saved.values["owners"].items()}
         self._held_out.unchecked = saved.values["unchecked"]
         self.load_method_state(saved.part(self.name))
         self.keeper.load_state(saved.part("kept"))
@@ -193,7 +194,8 @@ class RoundStrategy(MethodStrategy):
         ids only. A client is sent what it lacks of the model; ``arrays`` is the whole, for those who hold nothing.
         """
         online = self._enrolment.online(grid)
-        sample = draw_sample(online, self._participation, self._quorum, self._seed, server_round)
+        sample = draw_sample(online, self._closing.asked(len(online)), self._seed, server_round)
+        self._wanted = self._closing.wanted(len(online))
         self._slots = {client: slot for slot, client in enumerate(sample)}
         contents = self._mail.model_for(sample, arrays, self.parts)
         orders = self.orders(server_round) | self._held_out.order()
@@ -236,6 +238,13 @@ class RoundStrategy(MethodStrategy):
         loss, accuracy = self.tally.mean("loss"), self.tally.mean("accuracy")
         clients = len(self.tally.payload_bytes)
         return self.arrays(), MetricRecord({"clients": clients, "loss": loss, "accuracy": accuracy})
+
+    def _enough(self, seconds: float) -> bool:
+        """Whether to close the round that has been open for so long."""
+        enough = self._closing.enough(len(self.tally.payload_bytes), self._wanted, seconds)
+        if enough:
+            self.tally.missing = LATE
+        return enough
 
     def _tensors_of(self, server_round: int) -> dict[str, torch.Tensor]:
         """Of the model as it is now; of round 0, of the head alone."""
@@ -294,6 +303,7 @@ class RoundStrategy(MethodStrategy):
                 self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid),
                 timeout,
                 sum(part.limit for part in self.expected(server_round).values()),
+                self._enough,
             )
             configured = time.perf_counter()
             found = self.aggregate_train(server_round, replies)

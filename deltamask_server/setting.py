@@ -12,6 +12,7 @@ from common.config.run import RunConfig
 from common.data.config import PatienceSection
 from common.models.backbone import Backbone
 from deltamask_server.again import Again
+from deltamask_server.closing import Closing
 from deltamask_server.enrolment import Enrolment
 
 __all__ = ["Setting"]
@@ -42,7 +43,6 @@ class Setting:
             "patience": run[PatienceSection].patience,
             "personal_test": run.evaluation.personal_test,
             "seed": run.rounds.seed,
-            "participation": run.rounds.participation,
-            "quorum": run.rounds.min_clients,
+            "closing": Closing.from_config(run.rounds),
             "again": Again(run.rounds.round_retries, run.rounds.retry_wait_seconds),
         }

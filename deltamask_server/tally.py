@@ -6,9 +6,10 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-__all__ = ["Tally"]
+__all__ = ["LATE", "NO_REPLY", "Tally"]
 
-NO_REPLY = "no-reply"
+NO_REPLY, LATE = "no-reply", "late"
+"""Of clients that had not answered when the time was up, and when the round was closed before."""
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Tally:
     """Reason of each client whose reply could not be used."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Number of dropped replies by reason, clients without a reply included."""
+    missing: str = NO_REPLY
+    """Reason of those who have not answered."""
 
     def drop(self, client: int | None, reason: str) -> None:
         """Count a dropped reply; ``client`` is None when it answers no message of this round."""
@@ -42,7 +45,7 @@ class Tally:
         """Count whoever was asked and did not answer."""
         for client in self.asked:
             if client not in self.payload_bytes and client not in self.failures:
-                self.drop(client, NO_REPLY)
+                self.drop(client, self.missing)
 
     def mean(self, name: str) -> float:
         """Mean of a metric over accepted replies, weighted by examples; 0 without replies."""

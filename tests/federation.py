@@ -14,6 +14,7 @@ from common.downlink import apply_chain
 from common.messages import HEAD, HELLO, TRAIN, Hello, pack_hello, pack_update
 from common.models.heads import Head
 from common.models.heads.linear_probe import LinearProbe
+from deltamask_server.closing import Closing
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.methods.deltamask.strategy import DeltaMask
 from deltamask_server.tally import Tally
@@ -63,7 +64,9 @@ def honest_update(message: Message, sender: int, **wrong: int) -> RecordDict:
     return pack_update({"payload": get_codec("fuse8").encode(local_step(theta, seed=sender), shared)}, METRICS)
 
 
-def strategy(quorum: int = 2, wait: float = 0.2, **options: Any) -> DeltaMask:
+def strategy(
+    quorum: int = 2, wait: float = 0.2, participation: float = 1.0, closing: Closing | None = None, **options: Any
+) -> DeltaMask:
     enrolment = Enrolment(DIGEST, D, min_clients=quorum, wait_seconds=wait, say=lambda line: None)
     return DeltaMask(
         enrolment,
@@ -71,7 +74,7 @@ def strategy(quorum: int = 2, wait: float = 0.2, **options: Any) -> DeltaMask:
         classes=CLASSES,
         features=FEATURES,
         seed=SEED,
-        quorum=quorum,
+        closing=closing or Closing(quorum, participation),
         **({"head_kind": LinearProbe()} | options),
     )
 

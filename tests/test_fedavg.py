@@ -22,6 +22,7 @@ from common.models.tail_weights import TailWeights
 from deltamask_client.epochs import Recipe
 from deltamask_client.methods.fedavg.training import train_weights
 from deltamask_client.objective import adam
+from deltamask_server.closing import Closing
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
 from deltamask_server.methods.fedavg.strategy import FedAvg
@@ -57,7 +58,7 @@ def node(client: int, examples: int = 10, weights: np.ndarray | None = None) -> 
 def fedavg(quorum: int = 2) -> FedAvg:
     enrolment = Enrolment(DIGEST, D, min_clients=quorum, wait_seconds=0.2, say=lambda line: None)
     shape = {"classes": CLASSES, "features": FEATURES, "head_kind": LinearProbe()}
-    return FedAvg(enrolment, tail=TAIL, seed=SEED, quorum=quorum, **shape)
+    return FedAvg(enrolment, tail=TAIL, seed=SEED, closing=Closing(quorum), **shape)
 
 
 def play(strategy: FedAvg, nodes: dict[int, Node], rounds: int = 1) -> list:

@@ -17,6 +17,7 @@ from common.models.backbone import load_backbone
 from common.models.heads import Head
 from common.models.heads.random_head import RandomHead
 from common.theta import Version
+from deltamask_server.closing import Closing
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.methods.hidenseek.strategy import HideNseek
 from deltamask_server.tools.finetuned import load_finetuned
@@ -36,7 +37,7 @@ def hidenseek(backbone, quorum: int = 1, **options) -> HideNseek:
     enrolment = Enrolment(DIGEST, backbone.masks.d, min_clients=quorum, wait_seconds=0.2, say=lambda line: None)
     kept = np.random.default_rng(0).random(backbone.masks.d + CLASSES * backbone.features) < 0.2
     shape = {"classes": CLASSES, "features": backbone.features, "head_kind": RandomHead()}
-    return HideNseek(enrolment, backbone=backbone, kept=kept, quorum=quorum, seed=SEED, **shape, **options)
+    return HideNseek(enrolment, backbone=backbone, kept=kept, closing=Closing(quorum), seed=SEED, **shape, **options)
 
 
 def node(strategy: HideNseek, client: int, signs: list[np.ndarray], examples: int = 10) -> Node:

@@ -33,6 +33,7 @@ from common.models.heads import Head
 from common.models.heads.linear_probe import LinearProbe
 from common.models.tail_weights import TailWeights
 from common.wire import HEADER_BYTES, Header, pack_payload, read_header
+from deltamask_server.closing import Closing
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.methods.fedavg.strategy import FedAvg
 from deltamask_server.methods.lotteryfl.strategy import LotteryFL
@@ -92,7 +93,7 @@ def trained(client: int) -> np.ndarray:
 
 def lottery(**options: object) -> LotteryFL:
     enrolment = Enrolment(DIGEST, D, min_clients=2, wait_seconds=0.2, say=lambda line: None)
-    return LotteryFL(enrolment, tail=TAIL, **SHAPE, seed=SEED, quorum=2, **options)
+    return LotteryFL(enrolment, tail=TAIL, **SHAPE, seed=SEED, closing=Closing(), **options)
 
 
 def play(strategy: FedAvg, sites: Sites, ids: list[int], rounds: int = 1) -> list:
@@ -137,7 +138,7 @@ def test_where_nobody_prunes_it_is_fedavg() -> None:
     strategy = lottery()
     play(strategy, Sites(everything, {0: 2, 1: 5}), [0, 1])
     enrolment = Enrolment(DIGEST, D, min_clients=2, wait_seconds=0.2, say=lambda line: None)
-    fedavg = FedAvg(enrolment, tail=TAIL, **SHAPE, seed=SEED, quorum=2)
+    fedavg = FedAvg(enrolment, tail=TAIL, **SHAPE, seed=SEED, closing=Closing())
 
     class Plain(Sites):
         def node(self, client: int) -> Node:

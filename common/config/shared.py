@@ -38,14 +38,37 @@ class RoundsSection(Section):
     )
     num_server_rounds: int = Field(10, ge=1, le=100_000, description="Rounds of training, after the head round.")
     participation: float = Field(1.0, gt=0, le=1, description="Share of the clients that train in a round.")
+    over_sample: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Share of clients asked in a round beyond `participation`; the round closes with as many usable "
+        "replies as `participation` wants, and whoever is later counts for nothing. 0.25: a quarter more.",
+    )
     min_clients: int = Field(
         2,
         ge=1,
         description="Clients that must be connected before the run starts, and quorum of usable replies in each round.",
     )
-    node_wait_seconds: float = Field(120.0, gt=0, description="How long to wait for min-clients to connect.")
+    node_wait_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="How long to wait for min-clients to connect, and once for each node to say who it is.",
+    )
+    bind_clients: bool = Field(
+        False,
+        description="A partition-id belongs to the node that named it first, for the whole run. For SuperLinks with "
+        "node authentication, where a node is its key and keeps its id; without, a site that restarts could not come "
+        "back.",
+    )
     round_timeout_seconds: float = Field(
         3600.0, gt=0, description="How long to wait for the replies of one round; later replies are counted as missing."
+    )
+    round_deadline_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="After so long a round closes as soon as min-clients usable replies are in; whoever is later "
+        "counts for nothing in it. 0: it waits for everybody.",
     )
     round_retries: int = Field(
         3, ge=0, le=1000, description="How often a round with fewer usable replies than min-clients is tried again."

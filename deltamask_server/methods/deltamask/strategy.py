@@ -236,7 +236,7 @@ class DeltaMask(RoundStrategy):
 
     def summary(self) -> None:
         """Print what this strategy is."""
-        print(f"DeltaMask: {self.d:,} masked weights in {len(self._segments)} tensors, quorum {self._quorum}")
+        print(f"DeltaMask: {self.d:,} masked weights in {len(self._segments)} tensors, quorum {self._closing.quorum}")
 
     def _trains_head(self, server_round: int) -> bool:
         return server_round > self._frozen_head_rounds

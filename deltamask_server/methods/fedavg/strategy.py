@@ -110,7 +110,7 @@ class FedAvg(RoundStrategy):
 
     def summary(self) -> None:
         """Print what this strategy is."""
-        print(f"FedAvg: {self.count:,} trained parameters in float32, quorum {self._quorum}")
+        print(f"FedAvg: {self.count:,} trained parameters in float32, quorum {self._closing.quorum}")
 
     def _join(self) -> tuple[NDArray[np.float32], bytes]:
         """Weights and digest; messages, rounds and reports ask for both, and they take a while where there are many."""

@@ -243,5 +243,5 @@ class HideNseek(RoundStrategy):
         total = sum(segments)
         print(
             f"HideNseek: {self.n:,} of {total:,} weights kept ({100 * self.n / total:.2f} %) in {len(segments)} "
-            f"tensors, quorum {self._quorum}" + (", local only: nothing is sent" if self._local_only else "")
+            f"tensors, quorum {self._closing.quorum}" + (", local only: nothing is sent" if self._local_only else "")
         )

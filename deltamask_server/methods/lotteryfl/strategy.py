@@ -94,4 +94,4 @@ class LotteryFL(FedAvg):
 
     def summary(self) -> None:
         """Print what this strategy is."""
-        print(f"LotteryFL: {self.count:,} trained parameters in float32, less by client, quorum {self._quorum}")
+        print(f"LotteryFL: {self.count:,} trained parameters in float32, less by client, quorum {self._closing.quorum}")
