@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from common.errors import PayloadError, RoundError, brief
 from common.messages import HELLO, name_run, pack_classes, unpack_hello
 from common.uniforms import SERVER_CLIENT, stream_seed
+from deltamask_server.transfer_limit import limit_transfers
 
 __all__ = ["Enrolment", "draw_sample"]
 
@@ -141,6 +142,7 @@ class Enrolment:
 
     def _hear(self, grid: Grid) -> None:
         """Take the answers that have come."""
+        limit_transfers(grid, 0)
         for reply in grid.pull_messages(list(self._asked)) if self._asked else ():
             question = self._asked.get(reply.metadata.reply_to_message_id)
             if question is None:

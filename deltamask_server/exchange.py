@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from deltamask_server.transfer_limit import limit_transfers
+
 __all__ = ["exchange"]
 
 _FIRST_POLL, _SLOWEST_POLL = 0.1, 2.0
@@ -38,7 +40,8 @@ def exchange(
     timeout
         Seconds from now on.
     reply_bytes
-        No reply is expected to be larger.
+        Of the largest payload that a reply may bring; more is refused before it is transferred, where the Grid can
+        (`deltamask_server.transfer_limit`).
     enough
         Whether to stop, by the seconds that have passed; asked after each look.
     """
@@ -46,6 +49,7 @@ def exchange(
     large = max((record.count_bytes() for message in pushed for record in message.content.values()), default=0) > _LARGE
     pending = [message_id for message_id in grid.push_messages(pushed) if message_id]
     del messages, pushed
+    limit_transfers(grid, reply_bytes)
     if large:
         gc.collect()  # a RecordDict refers to itself, and what it holds would stay for rounds; clients train meanwhile
     begun, wait = time.monotonic(), _FIRST_POLL

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import Message, Metadata, RecordDict
 
-from common.errors import DuplicateReply, PayloadError, brief
+from common.errors import DuplicateReply, OversizedPayload, PayloadError, brief
 from common.messages import Update
 from deltamask_server.tally import Tally
+from deltamask_server.transfer_limit import TOO_LARGE
 
 __all__ = ["collect"]
 
@@ -57,6 +58,8 @@ def collect(
         client = asked.get(reply.metadata.reply_to_message_id)
         if client is not None and reply.has_error():
             reason = _ERROR_REASONS.get(reply.error.code, "client-error")
+            if TOO_LARGE in (reply.error.reason or ""):
+                reason = OversizedPayload.reason
             print(f"  client {client}: {reason}: {brief(reply.error.reason)}")
             tally.drop(client, reason)
             # Its theta may be lost, or not the one we think: the next message brings everything.
