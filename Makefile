@@ -25,11 +25,16 @@ watch: $(READY)  ## Follow the newest run as a live table
 report: $(READY)  ## The newest run as one HTML page
 	@$(BIN)/deltamask report
 
+# Files of tests run side by side, but for those that start a federation of processes: these use every core, and have time limits.
+SIDE_BY_SIDE := --ignore tests/e2e --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: $(READY)  ## Tests, without the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest -m "not slow" tests/e2e
 
 test-all: $(READY)  ## Every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest tests/e2e
 
 test-newest-flower: $(NEWEST)/.ready  ## The end-to-end tests on Flower 1.41, which speaks HTTP (an environment on top of the first)
 	PATH="$(abspath $(NEWEST)/bin):$$PATH" $(NEWEST)/bin/python -m pytest tests/e2e

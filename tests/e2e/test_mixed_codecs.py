@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.flower import Flower
 from tests.e2e.in_process import as_text, run_in_process
 
@@ -19,6 +21,7 @@ BUDGET = 0.0008
 CODECS = ({"codec": "relative", "target-bpp": BUDGET}, {"codec": "exact"}, {"codec": "bloom"})
 
 
+@pytest.mark.slow
 def test_each_client_has_its_codec_and_theta_is_what_one_process_computes(tmp_path: Path) -> None:
     nodes = [{"partition-id": number, "num-partitions": 3, **codec} for number, codec in enumerate(CODECS)]
     expected = run_in_process(tmp_path / "in-process", CONFIG, nodes)
