@@ -61,16 +61,19 @@ def main(grid: Grid, context: Context) -> None:
 
 def _open(config: RunConfig, run_id: int) -> tuple[RunFolder, Checkpoint | None]:
     """A new folder, or that of the run to be resumed and what it was."""
-    if not config[CheckpointSection].resume:
-        return RunFolder.create(Path(config.rounds.output_dir), run_id, config.as_dict()), None
     try:
+        if not config[CheckpointSection].resume:
+            return RunFolder.create(Path(config.rounds.output_dir), run_id, config.as_dict()), None
         path = run_folder_of(config)
         found = find_checkpoint(path, config)
+        print(f"resuming {path} after round {found.server_round}")
+        return RunFolder.take_up(path, run_id, config.as_dict(), found.server_round), found
     except DeltaMaskError as error:
         print(f"ERROR  {error}")
         raise
-    print(f"resuming {path} after round {found.server_round}")
-    return RunFolder.take_up(path, run_id, config.as_dict(), found.server_round), found
+    except OSError as error:
+        print(f"ERROR  the run's folder cannot be written: {error}; name another output-dir, or make room there")
+        raise
 
 
 def _run(grid: Grid, config: RunConfig, folder: RunFolder, found: Checkpoint | None, run_id: int) -> None:

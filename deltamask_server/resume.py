@@ -61,9 +61,14 @@ def find_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
     Raises
     ------
     CheckpointError
-        If there is none, the run is going on, or its config was another one.
+        If there is none, the run is going on, its config was another one, or its results.json is no JSON.
     """
-    results = read_results(path)
+    try:
+        results = read_results(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path / 'results.json'}: cannot be read, {error}; if it was edited by hand, undo that"
+        ) from error
     if results.get("status") == "running" and not is_gone(results):
         process = results.get("process") or {}
         where = f"process {process['pid']} of {process['host']}" if process else "another process"

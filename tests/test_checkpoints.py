@@ -130,6 +130,13 @@ def test_a_run_that_goes_on_cannot_be_taken_up(tmp_path: Path) -> None:
         find_checkpoint(run, CONFIG.replace(resume="latest"))
 
 
+def test_a_results_file_that_somebody_spoilt_is_named(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    (run / "results.json").write_text('{"status": stopped}')
+    with pytest.raises(CheckpointError, match=r"results\.json: cannot be read, Expecting .*; if it was edited by hand"):
+        find_checkpoint(run, CONFIG.replace(resume="latest"))
+
+
 def test_a_process_is_told_from_a_later_one_of_the_same_number() -> None:
     ours = this_process()
     assert not is_gone(ours)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def test_what_cannot_be_used_is_one_line_and_status_1(args: tuple[str, ...]) -> 
     result = run(*args)
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
+    assert len(result.output.splitlines()) == 1
+
+
+def test_an_extra_that_is_missing_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    result = run("clip-vit-b32")
+    assert result.exit_code == 1
+    assert result.output.endswith('which is not installed here: pip install "deltamask[openclip]"\n')
     assert len(result.output.splitlines()) == 1
 
 

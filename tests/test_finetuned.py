@@ -126,6 +126,9 @@ def test_a_run_on_folders_is_exported_and_names_new_images(tmp_path: Path) -> No
     done = cli.invoke(app, ["export", str(latest), "--form", "mask"])
     assert done.exit_code == 0, done.output
     assert "mask of" in done.output
+    done = cli.invoke(app, ["export", str(latest), "--out", str(tmp_path / "missing" / "mask.safetensors")])
+    assert done.exit_code == 2
+    assert done.output.startswith(f"Error: {tmp_path / 'missing' / 'mask.safetensors'}: cannot be written (")
     images = [str(path) for path in sorted((tmp_path / "test").glob("*/*"))]
     done = cli.invoke(app, ["predict", str(latest / "mask.safetensors"), *images, "--weights", "random", "--json"])
     assert done.exit_code == 0, done.output
@@ -138,6 +141,11 @@ def test_a_run_on_folders_is_exported_and_names_new_images(tmp_path: Path) -> No
     right = sum(entry["classes"][0]["name"] == Path(entry["image"]).parent.name for entry in named) / len(named)
     assert right == pytest.approx(results["rounds"][-1]["accuracy"]["threshold"], abs=0.1)
 
+    predict = ["predict", str(latest / "mask.safetensors"), images[0], "--weights", "random"]
+    done = cli.invoke(app, [*predict, "--device", "gpu"])
+    assert done.exit_code == 2
+    assert done.output.startswith("Error: --device gpu: Expected one of cpu, cuda")
+    assert len(done.output.splitlines()) == 1
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     done = cli.invoke(app, ["predict", str(latest / "mask.safetensors"), str(broken), images[0], "--weights", "random"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import MetricRecord
+from flwr.app import Context, MetricRecord, RecordDict
 from safetensors import safe_open
 from typer.testing import CliRunner
 
@@ -16,6 +16,7 @@ from common.config.run import RunConfig
 from common.models.accuracy import Scored
 from common.models.heads import Head
 from common.theta import theta_digest
+from deltamask_server.app import main
 from deltamask_server.console import outcome, round_line, summary
 from deltamask_server.kept import Keeper
 from deltamask_server.results_file import read_results
@@ -254,6 +255,25 @@ def test_the_command_watch_ends_with_the_run(folder: RunFolder) -> None:
     nothing = CliRunner().invoke(app, ["watch", str(folder.path.parent)])
     assert nothing.exit_code == 2
     assert nothing.stderr == f"Error: no run at {folder.path.parent}: start one, or name its folder\n"
+
+
+@pytest.mark.parametrize("command", ["status", "watch"])
+def test_a_results_file_that_somebody_spoilt_is_one_line(command: str, folder: RunFolder) -> None:
+    (folder.path / "results.json").write_text('{"status": stopped}')
+    done = CliRunner().invoke(app, [command, str(folder.path)])
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"Error: {folder.path / 'results.json'}: cannot be read, Expecting value")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_for_runs_that_cannot_be_written_is_one_line(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    config = RunConfig(output_dir=str(tmp_path / "file" / "runs")).as_dict()
+    with pytest.raises(OSError, match="Not a directory"):
+        main(None, Context(1, 1, {}, RecordDict(), config))
+    said = capsys.readouterr().out
+    assert said.startswith("ERROR  the run's folder cannot be written: [Errno 20] Not a directory")
+    assert said.endswith("; name another output-dir, or make room there\n")
 
 
 def test_tally_counts_each_client_once() -> None:

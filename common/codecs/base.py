@@ -158,7 +158,10 @@ class Codec(ABC):
         if theta_local.shape != shared.theta.shape:
             raise EncodeError(f"theta_local has shape {theta_local.shape}, theta has {shared.theta.shape}")
         if np.isnan(theta_local).any():
-            raise EncodeError("theta_local holds NaN: local training diverged; lower learning-rate")
+            raise EncodeError(
+                "theta_local holds NaN: local training diverged; lower score-step, or learning-rate where "
+                "score-optimiser = 'adam'"
+            )
         n, body = self._encode_body(spread(theta_local, shared.theta, self._gain), shared)
         return pack_payload(self._header(shared, n, self.version(n), self._gain), body)
 

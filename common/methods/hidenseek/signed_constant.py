@@ -45,7 +45,10 @@ def signed_constants(weights: NDArray[np.float32], segments: Sequence[int]) -> N
         mean = fsum(part.tolist()) / len(part)
         deviation = np.float32(sqrt(fsum(((part - mean) ** 2).tolist()) / len(part)))
         if deviation == 0:
-            raise ModelError(f"the {len(part):,} weights of masked tensor {number} are all equal, so have no deviation")
+            raise ModelError(
+                f"the {len(part):,} weights of masked tensor {number} are all equal, so have no deviation; set "
+                "sign-magnitudes = 'own', or name other weights"
+            )
         constants[layer] = np.where(part < 0, -deviation, deviation)
     return constants
 
@@ -73,7 +76,7 @@ def kept_factors(kept: NDArray[np.bool_], segments: Sequence[int]) -> NDArray[np
     """
     counts = [int(kept[layer].sum()) for layer in _layers(segments)]
     if 0 in counts:
-        raise ModelError(f"no weight of masked tensor {counts.index(0)} is kept; raise the density")
+        raise ModelError(f"no weight of masked tensor {counts.index(0)} is kept; raise density")
     return np.array([sqrt(size / count) for size, count in zip(segments, counts, strict=True)], np.float32)
 
 

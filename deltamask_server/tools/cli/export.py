@@ -60,7 +60,12 @@ def export(
         }
         target = out or run / f"{what}.safetensors"
         head = Head(tensors.pop("head.weight"), tensors.pop("head.bias"))
-        count = write_finetuned(target, what, tensors, head, config, **place)
-    except (OSError, SafetensorError, KeyError, ValueError, DeltaMaskError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         fail(f"{source}: {type(error).__name__}: {error}; a finished run leaves this file", 1)
+    try:
+        count = write_finetuned(target, what, tensors, head, config, **place)
+    except (KeyError, ValueError, DeltaMaskError) as error:  # not whole, or its backbone cannot be had here
+        fail(f"{source}: cannot be exported: {type(error).__name__}: {error}", 1)
+    except (OSError, SafetensorError) as error:  # what safetensors makes of a full disk, or of a missing folder
+        fail(f"{target}: cannot be written ({error})", 2)
     typer.echo(f"{target}: {target.stat().st_size:,} bytes, {what} of {count:,} masked weights")

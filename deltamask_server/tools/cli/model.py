@@ -44,7 +44,7 @@ def model(
 
     Exit status 1 if there is no such backbone, or it cannot be used.
     """
-    from common.errors import ModelError
+    from common.errors import DeltaMaskError
     from common.models.backbone import load_backbone
     from deltamask_server.tools.outline import outline, presets_table
 
@@ -54,7 +54,7 @@ def model(
             return
         found = outline(name, image_size, masked_blocks)
         digest = weights and load_backbone(name, weights, image_size, masked_blocks).digest.hex()
-    except ModelError as error:
+    except DeltaMaskError as error:
         fail(str(error), 1)
     if as_json:
         typer.echo(json.dumps(_figures(found) | ({"digest": digest} if digest else {}), indent=1))

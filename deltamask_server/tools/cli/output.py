@@ -37,8 +37,16 @@ def fail(message: str, status: int) -> NoReturn:
 
 
 def existing_run(folder: Path) -> Path:
-    """The folder of a run, resolved now: `latest` may point to another one later. Ends the command if there is none."""
+    """The folder of a run, resolved now: `latest` may point to another one later. Ends the command if there is none, or
+    what it has written is no JSON.
+    """
     run = folder.resolve()
     if not (run / "results.json").is_file():
         fail(f"no run at {run}: start one, or name its folder", 2)
+    from deltamask_server.results_file import read_results
+
+    try:
+        read_results(run)
+    except (OSError, ValueError) as error:
+        fail(f"{run / 'results.json'}: cannot be read, {error}; if it was edited by hand, undo that", 1)
     return run

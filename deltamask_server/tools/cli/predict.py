@@ -27,13 +27,15 @@ def predict(
 
     Exit status 1 if the model cannot be loaded or an image cannot be read; the others are still named.
     """
-    from common.errors import ModelError
+    from common.errors import DeltaMaskError, brief
     from deltamask_server.tools.finetuned import read_finetuned
 
     try:
         tuned = read_finetuned(model, weights, device)
-    except ModelError as error:
+    except DeltaMaskError as error:
         fail(str(error), 1)
+    except (RuntimeError, AssertionError) as error:  # torch has no such device, or was built without
+        fail(f"--device {device}: {brief(error)}", 2)
     unread = 0
     width = max(len(str(path)) for path in images)
     for path in images:
