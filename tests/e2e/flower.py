@@ -78,19 +78,22 @@ class Flower:
             f'[superlink]\ndefault = "test"\n[superlink.test]\naddress = "127.0.0.1:{self.port}"\n{security}\n'
         )
         try:
-            address = ["--host", "127.0.0.1", "--port", str(self.port)]
-            if self.simulated:
-                address += ["--simulation", "--control-api-address", f"127.0.0.1:{free_port()}"]
-            elif not HTTP:
-                address += ["--fleet-api-address", f"127.0.0.1:{self.fleet_port}"]
-            self.start("superlink", ["flower-superlink", *self.superlink_security(), *address])
-            self.wait_for_port(self.port)
-            if not self.simulated:
-                self.wait_for_port(self.fleet_port)
+            self.start_superlink()
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def start_superlink(self) -> None:
+        address = ["--host", "127.0.0.1", "--port", str(self.port)]
+        if self.simulated:
+            address += ["--simulation", "--control-api-address", f"127.0.0.1:{free_port()}"]
+        elif not HTTP:
+            address += ["--fleet-api-address", f"127.0.0.1:{self.fleet_port}"]
+        self.start("superlink", ["flower-superlink", *self.superlink_security(), *address])
+        self.wait_for_port(self.port)
+        if not self.simulated:
+            self.wait_for_port(self.fleet_port)
 
     def __exit__(self, *_: object) -> None:
         for process in reversed(self.processes):
