@@ -24,7 +24,7 @@ from common.data import Loaded, open_split
 from common.models.accuracy import loss_and_accuracy
 from common.models.activations import Activations
 from common.models.backbone import Backbone, load_backbone
-from common.models.heads import HEADS, Head
+from common.models.heads import HEADS, Head, Statistics
 from common.models.heads.moments import measure_moments
 from common.models.heads.ridge import solve_ridge
 from common.theta import quantise
@@ -63,8 +63,8 @@ def accuracy(head: Head, features: torch.Tensor, labels: np.ndarray) -> float:
 def federate(name: str, parts: list[tuple[torch.Tensor, np.ndarray]], classes: int) -> tuple[Head, float]:
     """The head of these clients, and the mean of their bytes."""
     kind = HEADS[name]()
-    replies = [(kind.statistics(x, torch.from_numpy(y), classes), len(y)) for x, y in parts]
-    return kind.combine(replies, classes, parts[0][0].shape[1]), float(np.mean([len(data) for data, _ in replies]))
+    replies = [Statistics(kind.statistics(x, torch.from_numpy(y), classes), len(y)) for x, y in parts]
+    return kind.combine(replies, classes, parts[0][0].shape[1]), float(np.mean([len(sent.data) for sent in replies]))
 
 
 def by_split(x: torch.Tensor, y: np.ndarray, x_test: torch.Tensor, y_test: np.ndarray) -> list[dict[str, Any]]:

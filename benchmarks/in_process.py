@@ -80,7 +80,12 @@ class MemoryGrid(Grid):
 
 
 def run_in_process(
-    folder: Path, config: Config, nodes: Sequence[Config], cache: Path | None = None, run_id: int = 1
+    folder: Path,
+    config: Config,
+    nodes: Sequence[Config],
+    cache: Path | None = None,
+    run_id: int = 1,
+    wrap: Callable[[int, Node], Node] = lambda number, node: node,
 ) -> dict[str, Any]:
     """Run the app with a client for each node config: its results.json.
 
@@ -96,6 +101,8 @@ def run_in_process(
         Where clients keep what they need not compute again, also for other runs.
     run_id
         Flower's number of the run: of runs that share a cache at the same time, each has its own.
+    wrap
+        Puts another node in the place of that of a number, from 0.
     """
     # as Flower does where it starts an app
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
@@ -106,7 +113,7 @@ def run_in_process(
         everything = {"cache-dir": str(cache or folder / "cache"), **node_config}
         return lambda message: [client_app(message, Context(run_id, 1, dict(everything), RecordDict(), run_config))]
 
-    grid = MemoryGrid({100 + number: client(node) for number, node in enumerate(nodes)})
+    grid = MemoryGrid({100 + number: wrap(number, client(node)) for number, node in enumerate(nodes)})
     server_app(grid, Context(run_id, 1, {}, RecordDict(), run_config))
     results: dict[str, Any] = json.loads((folder / "runs" / "latest" / "results.json").read_text())
     return results

@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 from common.config.node import parse_node_config
 from common.config.run import parse_run_config
 from common.messages import Hello, pack_hello, pack_update, unpack_check, unpack_classes, unpack_round, unpack_run
-from common.models.heads import FittedHead
+from common.models.heads import FittedHead, Statistics
 from deltamask_client.answer import Answer
 from deltamask_client.epochs import Fit
 from deltamask_client.images import check_source
@@ -84,7 +84,7 @@ def head(message: Message, client: ClientMethod) -> Message:
     statistics = kind.statistics(features, labels, len(site.classes))
     with torch.no_grad():
         # The metrics are those of the head that this client would have alone.
-        logits = kind.combine([(statistics, len(labels))], len(site.classes), features.shape[1])(features)
+        logits = kind.combine([Statistics(statistics, len(labels))], len(site.classes), features.shape[1])(features)
         loss = torch.nn.functional.cross_entropy(logits, labels).item()
         accuracy = (logits.argmax(1) == labels).float().mean().item()
     return _reply(message, Answer(site, Fit(loss, accuracy), {"statistics": statistics}), start)

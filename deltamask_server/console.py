@@ -63,8 +63,10 @@ def failed_replies(clients: dict[str, Any]) -> str:
 
 def round_line(entry: dict[str, Any], personal: bool = False) -> str:
     """One round as a line under `header`."""
-    line = _line(round_cells(entry, personal))
-    return f"{line}  failed: {failed_replies(entry['clients'])}" if entry["clients"]["failed"] else line
+    line, clients = _line(round_cells(entry, personal)), entry["clients"]
+    failed = f"  failed: {failed_replies(clients)}" if clients["failed"] else ""
+    limited = [f"client {client} ({one['reason']})" for client, one in clients.get("limited", {}).items()]
+    return line + failed + (f"  not in full: {', '.join(limited)}" if limited else "")
 
 
 def summary(results: dict[str, Any], folder: Path) -> str:

@@ -27,10 +27,15 @@ class Correspondence:
         Sent with the first model that a client gets.
     quorum
         Usable replies that a round needs.
+    most_examples
+        Of a client in a mean of what they say, in medians; 0: no limit.
     """
 
-    def __init__(self, enrolment: Enrolment, class_names: Sequence[str], quorum: int) -> None:
+    def __init__(
+        self, enrolment: Enrolment, class_names: Sequence[str], quorum: int, most_examples: float = 0.0
+    ) -> None:
         self._enrolment, self._class_names, self._quorum = enrolment, class_names, quorum
+        self._most_examples = most_examples
         self._addresses: dict[int, Metadata] = {}
         self.tally = Tally(())
         """Of the newest messages."""
@@ -71,7 +76,7 @@ class Correspondence:
             for client, node in sorted(clients.items())
         }
         self._addresses = {client: message.metadata for client, message in messages.items()}
-        self.tally = Tally(tuple(messages))
+        self.tally = Tally(tuple(messages), most_examples=self._most_examples)
         return list(messages.values())
 
     def collect(

@@ -39,12 +39,14 @@ def traffic(payload_bytes: dict[int, int], masked: int) -> dict[str, Any]:
 
 
 def replies(tally: Tally) -> dict[str, Any]:
-    """How many were asked and answered, and why the others count for nothing."""
+    """How many were asked and answered, why the others count for nothing, and whose replies do not count in full."""
+    limited = {str(client): one._asdict() for client, one in sorted(tally.limited.items())}
     return {
         "asked": len(tally.asked),
         "ok": len(tally.payload_bytes),
         "failed": dict(sorted(tally.dropped.items())),
         "failed_clients": {str(client): tally.failures[client] for client in sorted(tally.failures)},
+        **({"limited": limited} if limited else {}),
     }
 
 

@@ -28,14 +28,17 @@ class FixedPointMean:
     ----------
     count
         Length of the vectors.
+    vectors
+        Most that are added: each may have its share of the examples that the sum has room for, so that none can take
+        the others' room.
     partial
         Vectors may lack positions: each position is then averaged over those that have it.
     """
 
-    def __init__(self, count: int, partial: bool = False) -> None:
+    def __init__(self, count: int, vectors: int = 1, partial: bool = False) -> None:
+        self._most = _MOST_EXAMPLES // max(1, vectors)
         self._sum = np.zeros(count, np.int64)
         self._examples = np.zeros(count if partial else (), np.int64)  # of each position, or of all alike
-        self._total = 0
 
     def add(self, values: NDArray[np.float32], examples: int, kept: NDArray[np.bool_] | None = None) -> None:
         """Add one vector, as often as it has examples.
@@ -52,14 +55,14 @@ class FixedPointMean:
         Raises
         ------
         BadMetric
-            If there are more examples than the sum has room for.
+            If there are more examples than the sum has room for from one vector.
         ValueError
             If there is not one value for each position kept, or positions lack in a mean that is not ``partial``.
 
         Whichever it is, nothing has been added then.
         """
-        if self._total + examples > _MOST_EXAMPLES:
-            raise BadMetric(f"{self._total + examples:,} examples; a round may have {_MOST_EXAMPLES:,}")
+        if examples > self._most:
+            raise BadMetric(f"{examples:,} examples; a client of such a round may have {self._most:,}")
         parts = split(len(self._sum))
         if kept is None:
             _check_length(values, len(self._sum))
@@ -77,7 +80,6 @@ class FixedPointMean:
                 _add_kept(values[begin:], kept[part], examples, self._sum[part], self._examples[part])
 
             for_parts(add, [(*part, begin) for part, begin in zip(parts, at[:-1], strict=True)])
-        self._total += examples
 
     def mean(self, otherwise: NDArray[np.float32]) -> NDArray[np.float32]:
         """The mean, float32 ``(count,)``; the values of ``otherwise`` at positions that no vector had."""

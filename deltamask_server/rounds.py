@@ -16,6 +16,7 @@ from common.messages import BALANCED, EVALUATE, HELD_OUT, PERSONAL, TRAIN, Updat
 from common.methods import METHODS
 from common.models.heads import FittedHead, Head, HeadKind
 from common.saved import Saved
+from common.verdict import Verdict
 from deltamask_server.again import Again
 from deltamask_server.closing import Closing
 from deltamask_server.correspondence import Correspondence
@@ -24,6 +25,7 @@ from deltamask_server.exchange import exchange
 from deltamask_server.head_round import fit_head
 from deltamask_server.held_out import HeldOut
 from deltamask_server.kept import Keeper
+from deltamask_server.limits import ClientLimits
 from deltamask_server.method_strategy import MethodStrategy
 from deltamask_server.round_report import RoundReport
 from deltamask_server.tally import LATE, Tally
@@ -58,6 +60,8 @@ class RoundStrategy(MethodStrategy):
         Run seed.
     closing
         How many clients a round asks, and when it has enough replies.
+    limits
+        What one client may do.
     again
         What becomes of a round that has fewer.
     """
@@ -75,12 +79,13 @@ class RoundStrategy(MethodStrategy):
         personal_test: bool = False,
         seed: int = 1,
         closing: Closing | None = None,
+        limits: ClientLimits | None = None,
         again: Again | None = None,
     ) -> None:
         self._enrolment = enrolment
         self._classes, self._features = classes, features
         self._class_names, self._personal_test, self._head_kind = tuple(class_names), personal_test, head_kind
-        self._seed, self._closing = seed, closing or Closing()
+        self._seed, self._closing, self._limits = seed, closing or Closing(), limits or ClientLimits()
         self._again = again or Again()
         self.head = head_kind.start(classes, features, seed)
         self._head_trained = False
@@ -90,10 +95,13 @@ class RoundStrategy(MethodStrategy):
         self._held_out = HeldOut(validate, self._closing.participation == 1, self.keeper)
         self.server_round = 0
         """The last round that has ended."""
-        self._mail = Correspondence(enrolment, self._class_names, self._closing.quorum)
+        self._mail = Correspondence(enrolment, self._class_names, self._closing.quorum, self._limits.most_examples)
         self._slots: dict[int, int] = {}  # client -> its number in this round
         self._wanted = 0  # usable replies that close this round
         self._sent: dict[int, int] = {}
+        self._usual_examples = 0.0  # of the median client, by the newest replies
+        self.limited: dict[int, Verdict] = {}
+        """Clients of the newest round that do not count in full, by slot."""
         self._aggregate_seconds = 0.0
         self._example: tuple[int, bytes] | None = None  # client and payload of this round
 
@@ -121,7 +129,8 @@ class RoundStrategy(MethodStrategy):
         holds = {str(client): digest.hex() for client, digest in sorted(self._enrolment.holds.items())}
         owners = {str(client): node for client, node in sorted(self._enrolment.owners.items())}
         values = {"method": self.name, "round": self.server_round, "unchecked": self._held_out.unchecked,
-                  "head-trained": self._head_trained, "holds": holds, "owners": owners}  # fmt: skip
+                  "head-trained": self._head_trained, "holds": holds, "owners": owners,
+                  "usual-examples": self._usual_examples}  # fmt: skip
         head = Saved({"weight": self.head.weight, "bias": self.head.bias})
         kept = self.keeper.state().under("kept")
         return Saved(values=values) | head.under("head") | kept | self.method_state().under(self.name)
@@ -144,6 +153,7 @@ class RoundStrategy(MethodStrategy):
         self._head_trained, self.server_round = bool(saved.values["head-trained"]), int(saved.values["round"])
         self._enrolment.holds = {int(client): bytes.fromhex(name) for client, name in saved.values["holds"].items()}
         self._enrolment.owners = {int(client): int(node) for client, node in saved.values["owners"].items()}
+        self._usual_examples = float(saved.values["usual-examples"])
         self._held_out.unchecked = saved.values["unchecked"]
         self.load_method_state(saved.part(self.name))
         self.keeper.load_state(saved.part("kept"))
@@ -168,9 +178,11 @@ class RoundStrategy(MethodStrategy):
             return Tally(())
 
         def fit() -> Head:
-            return fit_head(kind, shape, self._enrolment.online(grid), self._mail, self._class_names, grid, timeout)
+            online = self._enrolment.online(grid)
+            return fit_head(kind, shape, online, self._mail, self._class_names, self._limits, grid, timeout)
 
         self.head = self._again(fit)
+        self._usual_examples = self.tally.usual_examples
         return self.tally
 
     def validate_head(self, grid: Grid, timeout: float) -> tuple[Tally, dict[int, int]] | None:
@@ -217,7 +229,7 @@ class RoundStrategy(MethodStrategy):
             If fewer replies than the quorum are usable; the global model then stays as it was.
         """
         self.begin_round(server_round)
-        self._aggregate_seconds, self._example = 0.0, None
+        self._aggregate_seconds, self._example, self.limited = 0.0, None, {}
 
         def timed(client: int, update: Update) -> None:
             begun = time.perf_counter()
@@ -234,10 +246,22 @@ class RoundStrategy(MethodStrategy):
         self._mail.require_quorum(f"round {server_round}")
         self._held_out.hear(self.tally, self._tensors_of, self.head)
         self.end_round(server_round)
+        client_of = {slot: client for client, slot in self._slots.items()}
+        self.tally.limited |= {client_of[slot]: verdict for slot, verdict in self.limited.items()}
+        self._usual_examples = self.tally.usual_examples
         self.server_round = server_round
         loss, accuracy = self.tally.mean("loss"), self.tally.mean("accuracy")
         clients = len(self.tally.payload_bytes)
         return self.arrays(), MetricRecord({"clients": clients, "loss": loss, "accuracy": accuracy})
+
+    def counted(self, update: Update, slot: int) -> int:
+        """Examples that a reply counts for, where replies are added as they come: the median is that of the round
+        before, or of the head round.
+        """
+        examples, verdict = self._limits.counted(update.examples, self._usual_examples)
+        if verdict.factor < 1:
+            self.limited[slot] = verdict
+        return examples
 
     def _enough(self, seconds: float) -> bool:
         """Whether to close the round that has been open for so long."""

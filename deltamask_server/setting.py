@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config.run import RunConfig
+from common.config.shared import LimitsSection
 from common.data.config import PatienceSection
 from common.models.backbone import Backbone
 from deltamask_server.again import Again
 from deltamask_server.closing import Closing
 from deltamask_server.enrolment import Enrolment
+from deltamask_server.limits import ClientLimits
 
 __all__ = ["Setting"]
 
@@ -43,6 +45,7 @@ class Setting:
             "patience": run[PatienceSection].patience,
             "personal_test": run.evaluation.personal_test,
             "seed": run.rounds.seed,
+            "limits": ClientLimits.from_config(run[LimitsSection]),
             "closing": Closing.from_config(run.rounds),
             "again": Again(run.rounds.round_retries, run.rounds.retry_wait_seconds),
         }

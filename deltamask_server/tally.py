@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from statistics import median
+
+from common.verdict import Verdict
 
 __all__ = ["LATE", "NO_REPLY", "Tally"]
 
@@ -32,6 +35,10 @@ class Tally:
     """Reason of each client whose reply could not be used."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Number of dropped replies by reason, clients without a reply included."""
+    limited: dict[int, Verdict] = field(default_factory=dict)
+    """Clients whose replies were accepted and do not count in full."""
+    most_examples: float = 0.0
+    """Of a client in a mean, in medians; 0: no limit."""
     missing: str = NO_REPLY
     """Reason of those who have not answered."""
 
@@ -47,8 +54,16 @@ class Tally:
             if client not in self.payload_bytes and client not in self.failures:
                 self.drop(client, self.missing)
 
+    @property
+    def usual_examples(self) -> float:
+        """Median number of examples of the accepted replies; 0 without any."""
+        return float(median(values["examples"] for values in self.metrics.values())) if self.metrics else 0.0
+
     def mean(self, name: str) -> float:
         """Mean of a metric over accepted replies, weighted by examples; 0 without replies."""
-        total = sum(values["examples"] for values in self.metrics.values())
+        counts = [values["examples"] for values in self.metrics.values() if values["examples"]]
+        most = self.most_examples * median(counts) if self.most_examples and counts else math.inf
+        weighted = [(values[name], min(values["examples"], most)) for values in self.metrics.values()]
+        total = sum(weight for _, weight in weighted)
         # Exact, so that it does not depend on the order in which replies come.
-        return math.fsum(v[name] * v["examples"] for v in self.metrics.values()) / total if total else 0.0
+        return math.fsum(value * weight for value, weight in weighted) / total if total else 0.0

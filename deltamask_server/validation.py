@@ -49,7 +49,7 @@ def held_out_tally(tally: Tally) -> Tally:
         for client, values in tally.metrics.items()
         if HELD_OUT[0] in values
     }
-    return Tally(tuple(metrics), metrics=metrics)
+    return Tally(tuple(metrics), metrics=metrics, most_examples=tally.most_examples)
 
 
 def pooled(tally: Tally) -> tuple[float, float] | None:

@@ -31,7 +31,7 @@ from common.messages import (
 )
 from common.models.activations import Activations
 from common.models.backbone import load_backbone
-from common.models.heads import HEADS, Head
+from common.models.heads import HEADS, Head, Statistics
 from common.theta import ONE, Version, quantise, theta_digest
 from common.wire import read_header
 from deltamask_client.app import app
@@ -249,7 +249,7 @@ def test_the_head_is_measured_as_the_run_says_and_trained_in_its_last_rounds(
     reply = statistics_of(app(ask(HEAD), context(tmp_path, run)))
     statistics, fitted = reply.parts["statistics"], HEADS[kind]()
     fitted.check(statistics, 10, backbone.features, reply.examples)
-    head = fitted.combine([(statistics, reply.examples)], 10, backbone.features)
+    head = fitted.combine([Statistics(statistics, reply.examples)], 10, backbone.features)
     assert reply.metrics["accuracy"] > 0.8, "the accuracy of this client's own head"
 
     theta = np.full(backbone.masks.d, quantise(0.95))

@@ -39,7 +39,7 @@ def some_vectors(count: int, replies: int, seed: int, partial: bool):
 
 
 def check(count: int, vectors, partial: bool) -> None:
-    mean, reference = FixedPointMean(count, partial), Reference(count)
+    mean, reference = FixedPointMean(count, partial=partial), Reference(count)
     for values, examples, kept in vectors:
         mean.add(values, examples, kept if partial else None)
         reference.add(values, examples, kept)
@@ -68,11 +68,11 @@ def test_any_value_and_number_of_examples(values: list[float], examples: int) ->
 @pytest.mark.parametrize("partial", [False, True])
 def test_what_is_refused_changes_nothing(partial: bool) -> None:
     kept = np.array([True, False, True, True])
-    mean = FixedPointMean(4, partial)
+    mean = FixedPointMean(4, partial=partial)
     mean.add(np.ones(4, np.float32), 3)
     sums, examples = mean._sum.copy(), mean._examples.copy()
-    with pytest.raises(BadMetric, match="a round may have"):
-        mean.add(np.ones(4, np.float32), 2**28 - 2)
+    with pytest.raises(BadMetric, match="a client of such a round may have"):
+        mean.add(np.ones(4, np.float32), 2**28 + 1)
     bad = [(np.ones(3, np.float32), None), (np.ones((4, 1), np.float32), None), (np.ones(1, np.float32), kept)]
     bad += [(np.ones(3, np.float32), kept[:3]), (np.ones(4, np.float32), kept)]
     bad += [] if partial else [(np.ones(3, np.float32), kept)]
@@ -83,3 +83,14 @@ def test_what_is_refused_changes_nothing(partial: bool) -> None:
         np.testing.assert_array_equal(mean._examples, examples)
     mean.add(np.ones(4, np.float32), 2**28 - 3)
     np.testing.assert_array_equal(mean.mean(np.zeros(4, np.float32)), np.ones(4))
+
+
+def test_the_most_examples_of_every_vector_fit_and_none_takes_the_others_room() -> None:
+    vectors = 5
+    mean = FixedPointMean(2, vectors)
+    most = 2**28 // vectors
+    with pytest.raises(BadMetric):
+        mean.add(np.full(2, 256, np.float32), most + 1)
+    for _ in range(vectors):
+        mean.add(np.array([256, -256], np.float32), most)
+    np.testing.assert_array_equal(mean.mean(np.zeros(2, np.float32)), [256, -256])

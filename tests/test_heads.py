@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from common.config.run import RunConfig, parse_run_config
 from common.errors import BadMetric, ConfigError
 from common.methods.deltamask.config import frozen_head_rounds
-from common.models.heads import HEADS, Head
+from common.models.heads import HEADS, Head, Statistics
 from common.models.heads.base import softmax_head
 from common.models.heads.linear_probe import LinearProbe, average_heads
 from common.models.heads.moments import Moments, measure_moments, merge_moments, pack_moments
@@ -46,7 +46,7 @@ def federate(
         data, examples = kind.statistics(features[mine], labels[mine], classes), int(mine.sum())
         assert len(data) <= kind.max_bytes(classes, features.shape[1])
         kind.check(data, classes, features.shape[1], examples)
-        replies.append((data, examples))
+        replies.append(Statistics(data, examples))
     return kind.combine(replies, classes, features.shape[1])
 
 
@@ -169,7 +169,10 @@ def test_moments_merge_to_those_of_all_examples() -> None:
     cuts = [(0, 1), (1, 50), (50, 90)]
     parts = [measure_moments(features[a:b], labels[a:b], CLASSES, matrix=True) for a, b in cuts]
     merged = merge_moments(
-        [(pack_moments(part), b - a) for part, (a, b) in zip(parts, cuts, strict=True)], CLASSES, FEATURES, matrix=True
+        [Statistics(pack_moments(part), b - a) for part, (a, b) in zip(parts, cuts, strict=True)],
+        CLASSES,
+        FEATURES,
+        matrix=True,
     )
     assert np.array_equal(merged.counts, whole.counts)
     np.testing.assert_allclose(merged.means, whole.means, rtol=1e-6)

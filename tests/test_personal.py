@@ -32,7 +32,7 @@ from common.methods.fedavg.vector import join_weights
 from common.models.accuracy import loss_and_accuracy
 from common.models.activations import Activations
 from common.models.backbone import load_backbone
-from common.models.heads import HEADS, Head
+from common.models.heads import HEADS, Head, Statistics
 from common.models.tail_weights import TailWeights
 from common.theta import Version, quantise
 from common.uniforms import stream_seed
@@ -78,7 +78,7 @@ def head(backbone) -> Head:
     ((_, tokens),) = Activations(backbone, images.images, keep="memory").batches(60)
     features, labels = backbone.unmasked_features(tokens), torch.from_numpy(images.labels)
     kind = HEADS["mean"]()
-    return kind.combine([(kind.statistics(features, labels, 10), 60)], 10, backbone.features)
+    return kind.combine([Statistics(kind.statistics(features, labels, 10), 60)], 10, backbone.features)
 
 
 def node_values(tmp_path: Path, **values: int | str) -> dict[str, int | str]:

@@ -339,3 +339,14 @@ def test_the_class_list_travels_with_the_head_only() -> None:
     run_rounds(deltamask, sites.grid)
     lists = {message.metadata.message_type: unpack_classes(message.content) for message in sites.grid.sent}
     assert lists["train.head"] == lists["train"] == names
+
+
+def test_what_one_client_says_counts_for_a_few_median_clients_at_most() -> None:
+    said = {client: {"examples": 10, "accuracy": 0.8, "loss": 0.5} for client in range(9)}
+    liar = {9: {"examples": 10**9, "accuracy": 0.0, "loss": 9.0}}
+    assert pooled(Tally((), metrics=said | liar)) == pytest.approx((0.0, 9.0), abs=1e-6)
+    accuracy, loss = pooled(Tally((), metrics=said | liar, most_examples=4.0)) or (0, 0)
+    assert accuracy == pytest.approx(0.8 * 90 / 130)
+    assert loss == pytest.approx((0.5 * 90 + 9.0 * 40) / 130)
+    empty = {client: one | {"examples": 0} for client, one in said.items()}
+    assert pooled(Tally((), metrics=empty, most_examples=4.0)) is None

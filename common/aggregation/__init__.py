@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.aggregation.base import Rule, fold_payload
+from common.aggregation.base import Rule, fold_payload, observe
 from common.aggregation.beta import BetaRule
 from common.aggregation.flips import FlipsRule
 from common.errors import WrongFormat
 
-__all__ = ["RULES", "Rule", "fold_payload", "rule_of"]
+__all__ = ["RULES", "Rule", "fold_payload", "observe", "rule_of"]
 
 RULES: dict[str, type[Rule[Any]]] = {rule.name: rule for rule in (FlipsRule, BetaRule)}
 

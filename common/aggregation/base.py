@@ -20,7 +20,7 @@ from common.codecs import SharedState, codec_of
 from common.config.section import Section, Sections
 from common.saved import Saved
 
-__all__ = ["Change", "Rule", "fold_payload"]
+__all__ = ["Change", "Rule", "fold_payload", "observe"]
 
 S = TypeVar("S")
 
@@ -57,6 +57,10 @@ class Rule(ABC, Generic[S]):
     @abstractmethod
     def from_config(cls, run: Sections) -> Self:
         """The rule as a run config has it."""
+
+    def weighing(self) -> Rule[S] | None:
+        """A rule that does the same and can count a client for less than another; None: there is none."""
+        return None
 
     @abstractmethod
     def start(self, theta: NDArray[np.uint16], previous: S | None, server_round: int) -> S:
@@ -137,6 +141,11 @@ def fold_payload(rule: Rule[S], state: S, payload: bytes, shared: SharedState, w
     PayloadError
         If there is anything wrong with the payload.
     """
+    return rule.fold(state, observe(rule, payload, shared), weight if rule.weighs else 1)
+
+
+def observe(rule: Rule[Any], payload: bytes, shared: SharedState) -> NDArray[Any]:
+    """What a rule folds of a payload, as its `Rule.observes` says; raises PayloadError as `fold_payload` does."""
     codec = codec_of(payload)
     observed: NDArray[Any] = (codec.decode if rule.observes == "mask" else codec.change)(payload, shared)
-    return rule.fold(state, observed, weight if rule.weighs else 1)
+    return observed

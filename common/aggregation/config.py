@@ -11,7 +11,27 @@ from pydantic_core import PydanticCustomError
 from common.aggregation import RULES
 from common.config.section import Section
 
-__all__ = ["AggregationSection"]
+__all__ = ["AggregationSection", "ScreeningSection"]
+
+
+class ScreeningSection(Section):
+    """What one client may do to a round's masks."""
+
+    title: ClassVar[str] = "What one client may do to the masks"
+    under: ClassVar[str] = "method"
+
+    most_change: float = Field(
+        8.0,
+        ge=0,
+        description="A client that changes more than this times the median of a round counts for as much less; 0: no "
+        "limit.",
+    )
+    most_disagreement: float = Field(
+        4.0,
+        ge=0,
+        description="A client whose change points against that of all others by more than so many standard deviations "
+        "is left out of a round, at most a third of the clients; 0: nobody is.",
+    )
 
 
 class AggregationSection(Section):

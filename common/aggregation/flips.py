@@ -12,7 +12,7 @@ Doerr and Zheng, arXiv 1910.14389).
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -25,10 +25,10 @@ from common.errors import BadGeometry
 from common.saved import Saved
 from common.theta import ONE
 
-__all__ = ["Changes", "FlipsRule", "FlipsSection", "moved", "power_of_two"]
+__all__ = ["MOST_EXAMPLES", "Changes", "FlipsRule", "FlipsSection", "moved", "power_of_two"]
 
 _START = struct.Struct("<?H")
-_MOST_EXAMPLES = 1 << 24
+MOST_EXAMPLES = 1 << 24
 """Examples that one client counts for at most: sums of 65,535 clients then fit 64 bits."""
 
 
@@ -95,13 +95,17 @@ class FlipsRule(Rule[Changes]):
         keys = run[FlipsSection]
         return cls(keys.client_weights == "examples", round(keys.flips_clip * ONE))
 
+    def weighing(self) -> Self:
+        """The same, by numbers of examples."""
+        return replace(self, weighs=True)
+
     def start(self, theta: NDArray[np.uint16], previous: Changes | None, server_round: int) -> Changes:
         """Nothing folded yet; nothing is remembered of earlier rounds but theta."""
         return Changes(theta, np.zeros(len(theta), np.int64), 0)
 
     def fold(self, state: Changes, observed: NDArray[Any], weight: int = 1) -> Changes:
         """Add one client's change, int32 ``(d,)`` in 1/65536."""
-        weight = power_of_two(min(weight, _MOST_EXAMPLES)) if self.weighs else 1
+        weight = power_of_two(min(weight, MOST_EXAMPLES)) if self.weighs else 1
         sums = np.multiply(observed, np.int64(weight), dtype=np.int64)
         sums += state.sums
         return Changes(state.theta, sums, state.total + weight)

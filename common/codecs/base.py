@@ -114,6 +114,10 @@ class Codec(ABC):
     """The newest wire version of the codec's payloads; it reads the older ones too."""
     counts: ClassVar[str]
     """What the header's n counts."""
+    draws_alone: ClassVar[bool] = False
+    """Whether a mask is drawn by uniforms that the server's mask does not share: it then differs from that everywhere
+    by chance, also where nothing has been learnt.
+    """
     growth: ClassVar[float] = 1.0
     """Payloads of half the gain, or of twice the change, are about 2^growth times as long."""
     gains: ClassVar[tuple[float, float, float]] = (1.0, 1.0, 1.0)

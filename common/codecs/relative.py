@@ -135,6 +135,7 @@ class Relative(Codec):
     number: ClassVar[int] = 5
     counts: ClassVar[str] = "blocks"
     samples: ClassVar[bool] = True
+    draws_alone: ClassVar[bool] = True
     growth: ClassVar[float] = 2.0
     gains: ClassVar[tuple[float, float, float]] = (2.0**1.5, 0.25, 64.0)
     sections: ClassVar[tuple[type[Section], ...]] = (RelativeSection,)

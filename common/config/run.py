@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from common.config.section import Section, kebab, nearest, parse
-from common.config.shared import CheckpointSection, EvaluationSection, RoundsSection, TrainingSection
+from common.config.shared import CheckpointSection, EvaluationSection, LimitsSection, RoundsSection, TrainingSection
 from common.data.config import DataSection
 from common.errors import ConfigError
 from common.methods import METHODS, Method
@@ -64,6 +64,7 @@ _ALWAYS = (
     TrainingSection,
     HeadSection,
     EvaluationSection,
+    LimitsSection,
     CheckpointSection,
 )
 

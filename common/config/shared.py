@@ -13,6 +13,7 @@ __all__ = [
     "CalibrationSection",
     "CheckpointSection",
     "EvaluationSection",
+    "LimitsSection",
     "MirrorSection",
     "MomentumSection",
     "OptimiserSection",
@@ -78,6 +79,24 @@ class RoundsSection(Section):
         "runs",
         min_length=1,
         description="Where the server writes its run folders; relative to the folder the SuperLink was started in.",
+    )
+
+
+class LimitsSection(Section):
+    """What one client may do, whatever the method."""
+
+    title: ClassVar[str] = "What one client may do"
+
+    most_examples: float = Field(
+        4.0,
+        ge=0,
+        description="A client counts for no more examples than this times the median client's, whatever number it "
+        "gives; 0: no limit.",
+    )
+    screen_heads: bool = Field(
+        True,
+        description="Leave out of a fitted head what cannot have been measured on images of the same classes by the "
+        "same frozen weights, compared with the other clients' statistics.",
     )
 
 

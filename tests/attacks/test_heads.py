@@ -15,7 +15,7 @@ import torch
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from common.messages import HEAD, pack_update
-from common.models.heads import HEADS, FittedHead, Head
+from common.models.heads import HEADS, FittedHead, Head, Statistics
 from common.models.heads.moments import Moments, pack_moments
 from tests.federation import CLASSES, FEATURES, METRICS, Change, node, run_rounds, strategy
 from tests.grid import MemoryGrid, Node
@@ -119,7 +119,7 @@ def test_the_most_extreme_statistics_leave_a_head_that_clients_accept(name: str,
     data = pack_moments(Moments(counts, means, within))
     kind = fitted(name)
     kind.check(data, CLASSES, FEATURES, count)
-    for replies in ([(data, count)], [(measured(name, 0), EXAMPLES), (data, count)]):
+    for replies in ([Statistics(data, count)], [Statistics(measured(name, 0), EXAMPLES), Statistics(data, count)]):
         head = kind.combine(replies, CLASSES, FEATURES)
         assert Head.from_bytes(head.to_bytes(), CLASSES, FEATURES)
 

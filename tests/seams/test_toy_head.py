@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from common.errors import BadMetric
-from common.models.heads import HEADS, FittedHead, Head
+from common.models.heads import HEADS, FittedHead, Head, Statistics
 from tests.e2e.in_process import run_in_process
 from tests.seams.test_toy_codec import CONFIG, NODES
 
@@ -32,8 +32,8 @@ class Frequencies(FittedHead):
         if len(data) != 4 * classes or np.frombuffer(data, "<u4").sum() != examples:
             raise BadMetric("counts that are none")
 
-    def combine(self, replies: Sequence[tuple[bytes, int]], classes: int, features: int) -> Head:
-        counts = sum(np.frombuffer(data, "<u4").astype(np.int64) for data, _ in replies)
+    def combine(self, replies: Sequence[Statistics], classes: int, features: int) -> Head:
+        counts = sum(np.frombuffer(data, "<u4").astype(np.int64) for data, _, _ in replies)
         bias = np.log((counts + 1) / (np.sum(counts) + classes)).astype(np.float32)
         return Head(np.zeros((classes, features), np.float32), bias)
 

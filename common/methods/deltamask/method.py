@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from common.aggregation.config import AggregationSection
+from common.aggregation.config import AggregationSection, ScreeningSection
 from common.aggregation.flips import FlipsRule
 from common.codecs.base import DeltaSection
 from common.codecs.config import CodecSection
@@ -32,6 +32,7 @@ class DeltaMask(Method):
         CalibrationSection,
         CodecSection,
         AggregationSection,
+        ScreeningSection,
         DownlinkSection,
     )
     forms: ClassVar[Mapping[str, str]] = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from common.models.heads.base import FittedHead, Head, HeadKind
+from common.models.heads.base import FittedHead, Head, HeadKind, Statistics
 from common.models.heads.linear_probe import LinearProbe
 from common.models.heads.mean import ClassMean
 from common.models.heads.random_head import RandomHead
 from common.models.heads.ridge import Ridge
 
-__all__ = ["HEADS", "FittedHead", "Head", "HeadKind"]
+__all__ = ["HEADS", "FittedHead", "Head", "HeadKind", "Statistics"]
 
 HEADS: dict[str, type[HeadKind]] = {kind.name: kind for kind in (LinearProbe, Ridge, ClassMean, RandomHead)}

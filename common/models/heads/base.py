@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from common.errors import BadMetric
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LARGEST", "FittedHead", "Head", "HeadKind", "softmax_head"]
+__all__ = ["LARGEST", "FittedHead", "Head", "HeadKind", "Statistics", "softmax_head"]
 
 LARGEST = 1e6
 """No value of a head or of a feature is larger: with float32's own limits one client could make everybody's logits
@@ -74,6 +74,16 @@ class Head:
         return Head(values[: classes * features].reshape(classes, features), values[classes * features :])
 
 
+class Statistics(NamedTuple):
+    """What a client has sent for the head."""
+
+    data: bytes
+    examples: int
+    """As the client claims."""
+    factor: float = 1.0
+    """Of its weight, in (0, 1]."""
+
+
 class HeadKind(ABC):
     """One way to come by the head."""
 
@@ -101,8 +111,9 @@ class HeadKind(ABC):
 class FittedHead(HeadKind):
     """A head on features that stay where they are.
 
-    A client calls `statistics` once. The server calls `check` on every reply as it comes, and `combine` on those that
-    passed, in the order of client ids: a sum of floats depends on its order, and arrival is chance.
+    A client calls `statistics` once. The server calls `check` on every reply as it comes, `judge` on all that passed,
+    and `combine` on those that count, in the order of client ids: a sum of floats depends on its order, and arrival is
+    chance.
     """
 
     fitted: ClassVar[bool] = True
@@ -132,9 +143,15 @@ class FittedHead(HeadKind):
             ``examples``, the number of images that the client reports.
         """
 
+    def judge(self, replies: Mapping[int, Statistics], classes: int, features: int) -> dict[int, str]:
+        """Clients whose statistics are possible by themselves, but wrong beside the others': with the reason. By
+        default nobody's.
+        """
+        return {}
+
     @abstractmethod
-    def combine(self, replies: Sequence[tuple[bytes, int]], classes: int, features: int) -> Head:
-        """The head of at least one client's statistics, each with its number of examples and checked before."""
+    def combine(self, replies: Sequence[Statistics], classes: int, features: int) -> Head:
+        """The head of at least one client's statistics, checked before."""
 
 
 def softmax_head(

@@ -6,7 +6,7 @@ Classes that a client does not have are pushed down by it, so that the average s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -14,7 +14,8 @@ import numpy as np
 from pydantic import Field
 
 from common.config.section import Section, Sections
-from common.models.heads.base import FittedHead, Head
+from common.models.heads.base import FittedHead, Head, Statistics
+from common.models.heads.screening import screen_heads
 
 if TYPE_CHECKING:
     import torch
@@ -62,9 +63,15 @@ class LinearProbe(FittedHead):
         """Of the right size, all values finite and within a million."""
         Head.from_bytes(data, classes, features)
 
-    def combine(self, replies: Sequence[tuple[bytes, int]], classes: int, features: int) -> Head:
+    def judge(self, replies: Mapping[int, Statistics], classes: int, features: int) -> dict[int, str]:
+        """Probes far larger than the median client's, or that point away from the others'."""
+        return screen_heads({client: Head.from_bytes(sent.data, classes, features) for client, sent in replies.items()})
+
+    def combine(self, replies: Sequence[Statistics], classes: int, features: int) -> Head:
         """The probes' mean."""
-        return average_heads([(Head.from_bytes(data, classes, features), examples) for data, examples in replies])
+        return average_heads(
+            [(Head.from_bytes(sent.data, classes, features), sent.examples * sent.factor) for sent in replies]
+        )
 
 
 def fit_linear_probe(
@@ -95,7 +102,7 @@ def fit_linear_probe(
     return Head(weight.detach().cpu().numpy(), bias.detach().cpu().numpy())
 
 
-def average_heads(heads: Sequence[tuple[Head, int]]) -> Head:
+def average_heads(heads: Sequence[tuple[Head, float]]) -> Head:
     """Mean of heads weighted by their numbers of examples, in float64 and in the order given."""
     total = sum(examples for _, examples in heads)
     weight = sum(head.weight.astype(np.float64) * (examples / total) for head, examples in heads)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from common.models.heads.base import FittedHead, Head
+from common.models.heads.base import FittedHead, Head, Statistics
 from common.models.heads.moments import (
     Moments,
     max_moment_bytes,
@@ -15,6 +15,7 @@ from common.models.heads.moments import (
     pack_moments,
     unpack_moments,
 )
+from common.models.heads.screening import screen_moments
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,15 @@ class MomentHead(FittedHead):
         """Possible moments of that many examples."""
         unpack_moments(data, classes, features, examples, self.matrix)
 
-    def combine(self, replies: Sequence[tuple[bytes, int]], classes: int, features: int) -> Head:
+    def judge(self, replies: Mapping[int, Statistics], classes: int, features: int) -> dict[int, str]:
+        """Moments of other features, or of other classes, than the others'."""
+        return screen_moments(
+            {
+                client: unpack_moments(sent.data, classes, features, sent.examples, self.matrix)
+                for client, sent in replies.items()
+            }
+        )
+
+    def combine(self, replies: Sequence[Statistics], classes: int, features: int) -> Head:
         """The head of the merged moments."""
         return self.head_of(merge_moments(replies, classes, features, self.matrix))

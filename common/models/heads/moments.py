@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import BadMetric
-from common.models.heads.base import LARGEST
+from common.models.heads.base import LARGEST, Statistics
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +31,8 @@ _ROUNDING = 1e-6
 class Moments:
     """Counts, means and scatter of labelled features, float64."""
 
-    counts: NDArray[np.int64]
-    """Examples of each class, ``(classes,)``."""
+    counts: NDArray[Any]
+    """Examples of each class, int64 ``(classes,)``; float64 where a client counts for fewer than it claims."""
     means: NDArray[np.float64]
     """Mean feature of each class, ``(classes, features)``; zeros for a class without examples."""
     within: NDArray[np.float64]
@@ -62,19 +62,25 @@ def measure_moments(features: torch.Tensor, labels: torch.Tensor, classes: int, 
     return Moments(counts, means, _scatter(x - means[y], np.ones(len(x)), matrix))
 
 
-def merge_moments(replies: Iterable[tuple[bytes, int]], classes: int, features: int, matrix: bool) -> Moments:
-    """Moments of all examples from the bytes of disjoint parts, at least one, each with its number of examples.
+def merge_moments(replies: Iterable[Statistics], classes: int, features: int, matrix: bool) -> Moments:
+    """Moments of all examples from the bytes of disjoint parts, at least one, each counted as often as its factor says.
 
     They are merged in the order given, with one part unpacked at a time (Chan, Golub and LeVeque 1983).
     """
     return functools.reduce(
-        _merge, (unpack_moments(data, classes, features, examples, matrix) for data, examples in replies)
+        _merge,
+        (_scaled(unpack_moments(sent.data, classes, features, sent.examples, matrix), sent.factor) for sent in replies),
     )
+
+
+def _scaled(moments: Moments, factor: float) -> Moments:
+    """As of fewer examples of the same kind."""
+    return moments if factor == 1 else Moments(moments.counts * factor, moments.means, moments.within * factor)
 
 
 def _merge(a: Moments, b: Moments) -> Moments:
     counts = a.counts + b.counts
-    share = b.counts / np.maximum(counts, 1)
+    share = b.counts / np.where(counts > 0, counts, 1)
     apart = b.means - a.means
     within = a.within + b.within + _scatter(apart, a.counts * share, a.within.ndim == 2)
     return Moments(counts, a.means + apart * share[:, None], within)

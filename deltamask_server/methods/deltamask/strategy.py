@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.aggregation import RULES, Rule, fold_payload
+from common.aggregation import RULES, Rule, observe
 from common.aggregation.config import AggregationSection
 from common.aggregation.flips import FlipsRule
 from common.codecs import SharedState
@@ -35,6 +36,7 @@ from common.wire import HEADER_BYTES, max_payload_bytes
 from deltamask_server.downlink import Downlink
 from deltamask_server.enrolment import Enrolment
 from deltamask_server.evaluation import Evaluator
+from deltamask_server.methods.deltamask.defence import Defence
 from deltamask_server.methods.deltamask.files import MaskForm, MeanForm
 from deltamask_server.methods.deltamask.gain_control import GainControl
 from deltamask_server.model_form import ModelForm
@@ -55,8 +57,10 @@ class DeltaMask(RoundStrategy):
         Sizes of the masked tensors; d is their sum.
     rule
         How updates become the next theta; flips by default.
-    steps
-        Which step clients take.
+    gains
+        How much changes count.
+    defence
+        What one client may do to a round; nothing is limited by default.
     downlink
         How theta travels: ``float32``, ``quantised``, ``exact`` or ``relay``.
     initial_theta
@@ -77,6 +81,7 @@ class DeltaMask(RoundStrategy):
         segments: Sequence[int],
         rule: Rule[Any] | None = None,
         gains: GainControl | None = None,
+        defence: Defence | None = None,
         downlink: str = "exact",
         initial_theta: float = 0.95,
         frozen_head_rounds: float = math.inf,
@@ -85,7 +90,7 @@ class DeltaMask(RoundStrategy):
         super().__init__(enrolment, **options)
         self._segments = tuple(segments)
         self._rule: Rule[Any] = rule or FlipsRule()
-        self._gains = gains or GainControl()
+        self._gains, self._defence = gains or GainControl(), defence or Defence()
         self._version = Version(np.full(self.d, quantise(initial_theta), dtype=np.uint16))
         self._form = downlink
         self._downlink = Downlink(
@@ -108,6 +113,7 @@ class DeltaMask(RoundStrategy):
             segments=setting.backbone.masks.segments,
             rule=RULES[run[AggregationSection].aggregation].from_config(run),
             gains=GainControl.from_config(run),
+            defence=Defence.from_config(run),
             downlink=run[DownlinkSection].downlink,
             initial_theta=run[DeltaMaskSection].initial_theta,
             frozen_head_rounds=frozen_head_rounds(run),
@@ -147,6 +153,7 @@ class DeltaMask(RoundStrategy):
         # `_aggregate` is replaced at the end only: a round without quorum leaves it as it was.
         self._start = self._folded = self._rule.start(self.theta, self._aggregate, server_round)
         self._relayed, self._heads = {}, {}
+        self._defence.begin_round()
         makes_anew = self._form == "exact" and self._rule.observes == "mask"
         self._drawn = SharedMasks(self.theta) if makes_anew else None
 
@@ -157,8 +164,10 @@ class DeltaMask(RoundStrategy):
         if "head" in update.parts:
             head = Head.from_bytes(update.parts["head"], self._classes, self._features)
         self._gains.check(payload)
-        shared = SharedState.of(self._version, self._seed, server_round, slot, self._segments)
-        self._folded = fold_payload(self._rule, self._folded, payload, shared, update.examples)
+        shared = self._shared(server_round, slot)
+        observed = observe(self._rule, payload, shared)
+        self._folded = self._rule.fold(self._folded, observed, update.examples)
+        self._defence.hear(slot, payload, self._rule, observed, shared)
         self._relayed[slot] = Relayed(payload, update.examples)
         if self._drawn is not None:  # while others still train
             self._drawn.add(stream_key(self._seed, server_round, slot))
@@ -167,10 +176,17 @@ class DeltaMask(RoundStrategy):
 
     def end_round(self, server_round: int) -> None:
         """Theta is what the rule makes of the masks, the head the mean of those trained, by examples."""
-        theta, self._aggregate = self._rule.finish(self._folded)
-        version, start, change = Version(theta), self._start, self._rule.change(self._folded)
-        body = sum(len(sent.payload) - HEADER_BYTES for sent in self._relayed.values())
-        self._gains.spent(8 * body / len(self._relayed) / self.d, server_round)
+        rule, bodies = self._rule, {slot: len(sent.payload) - HEADER_BYTES for slot, sent in self._relayed.items()}
+        fewer = self._defence.refold(self._rule, self._start, self._relayed, partial(self._shared, server_round))
+        self.limited = self._defence.verdicts
+        # Whoever is limited has no say in how precise everybody's updates are, unless all are.
+        usual = [size for slot, size in bodies.items() if slot not in self.limited] or list(bodies.values())
+        self._gains.spent(8 * sum(usual) / len(usual) / self.d, server_round)
+        if fewer is not None:
+            rule, self._folded, self._relayed, self._drawn = *fewer, None
+            self._heads = {slot: head for slot, head in self._heads.items() if slot in self._relayed}
+        theta, self._aggregate = rule.finish(self._folded)
+        version, start, change = Version(theta), self._start, rule.change(self._folded)
         if self._trains_head(server_round):
             # In the order of slots: a sum of floats depends on its order, and arrival is chance.
             self.head = average_heads([self._heads[slot] for slot in sorted(self._heads)])
@@ -178,8 +194,8 @@ class DeltaMask(RoundStrategy):
 
         def step(after: Version, before: Version) -> bytes | None:
             if self._form == "relay":
-                first = self._rule.pack_start(start, before.theta)
-                return pack_relay(after, before, self._rule, first, server_round, self._relayed)
+                first = rule.pack_start(start, before.theta)
+                return pack_relay(after, before, rule, first, server_round, self._relayed)
             if change is None:
                 return pack_exact(after, before, self._seed, server_round, list(self._relayed), self._drawn)
             sizes = {slot: len(sent.payload) for slot, sent in self._relayed.items()}
@@ -237,6 +253,9 @@ class DeltaMask(RoundStrategy):
     def summary(self) -> None:
         """Print what this strategy is."""
         print(f"DeltaMask: {self.d:,} masked weights in {len(self._segments)} tensors, quorum {self._closing.quorum}")
+
+    def _shared(self, server_round: int, slot: int) -> SharedState:
+        return SharedState.of(self._version, self._seed, server_round, slot, self._segments)
 
     def _trains_head(self, server_round: int) -> bool:
         return server_round > self._frozen_head_rounds

@@ -79,12 +79,12 @@ class FedAvg(RoundStrategy):
 
     def begin_round(self, server_round: int) -> None:
         """Start a sum."""
-        self._mean, self._base = FixedPointMean(self.count), self.digest
+        self._mean, self._base = FixedPointMean(self.count, len(self._slots)), self.digest
 
     def accept(self, update: Update, server_round: int, slot: int) -> None:
         """Add one client's weights, as often as it has examples."""
         weights = unpack_weights(update.parts["payload"], self.count, server_round, slot, self._base)
-        self._mean.add(weights, update.examples)
+        self._mean.add(weights, self.counted(update, slot))
 
     def end_round(self, server_round: int) -> None:
         """The mean becomes the global model."""

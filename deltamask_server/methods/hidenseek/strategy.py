@@ -176,7 +176,7 @@ class HideNseek(RoundStrategy):
 
     def begin_round(self, server_round: int) -> None:
         """Start a mean."""
-        self._mean, self._base = FixedPointMean(self.n), self.digest
+        self._mean, self._base = FixedPointMean(self.n, len(self._slots)), self.digest
 
     def accept(self, update: Update, server_round: int, slot: int) -> None:
         """Decode one client's signs, or scores, and add them."""
@@ -189,7 +189,7 @@ class HideNseek(RoundStrategy):
         else:
             shared = SignState.of(self._version, self._seed, server_round, slot, self._subnetwork.kept_segments)
             found = as_floats(codec_of(payload).decode(payload, shared))
-        self._mean.add(found, update.examples if self._by_examples else 1)
+        self._mean.add(found, self.counted(update, slot) if self._by_examples else 1)
 
     def end_round(self, server_round: int) -> None:
         """Turn the signs that enough of the moving average is against."""

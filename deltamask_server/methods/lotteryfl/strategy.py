@@ -62,12 +62,12 @@ class LotteryFL(FedAvg):
     def begin_round(self, server_round: int) -> None:
         """Start the sums."""
         super().begin_round(server_round)
-        self._mean = FixedPointMean(self.count, partial=True)
+        self._mean = FixedPointMean(self.count, len(self._slots), partial=True)
 
     def accept(self, update: Update, server_round: int, slot: int) -> None:
         """Add what one client keeps, as often as it has examples, and remember its mask."""
         kept, values = unpack_ticket(update.parts["payload"], self.count, server_round, slot, self._base)
-        self._mean.add(values, update.examples, kept)
+        self._mean.add(values, self.counted(update, slot), kept)
         self._masks[mask_digest(kept)] = pack_mask(kept)
 
     def end_round(self, server_round: int) -> None:
