@@ -81,6 +81,8 @@ _SHARES = ("accuracy", "personal", *BALANCED, *HELD_OUT[2:])
 _LARGEST = 1e12
 """No metric is larger, so that no sum of them overflows."""
 _MOST_CLASSES, _LONGEST_NAME = 100_000, 1_000
+_MOST_DIGITS = 20
+"""Of Flower's numbers, which have 64 bits; Python refuses to read thousands of digits, by an error of its own."""
 _HOLDS = "holds"
 
 
@@ -207,16 +209,21 @@ def model_bytes(content: RecordDict) -> int:
 
 
 def unpack_round(content: RecordDict) -> tuple[int, int]:
-    """The round of a training message, and the client's slot in it."""
-    order = content.config_records["round"]
-    return int(order["round"]), int(order["slot"])  # type: ignore[arg-type]
+    """The round of a training message, and the client's slot in it; raises WrongFormat."""
+    order = _order(content)
+    server_round, slot = order.get("round"), order.get("slot")
+    if type(server_round) is not int or type(slot) is not int:
+        raise WrongFormat(f"a training message with {sorted(order)} instead of round, slot")
+    if not 0 <= server_round < 2**32 or not 0 <= slot < 2**32:
+        raise WrongFormat("a training message with a round or slot out of range")
+    return server_round, slot
 
 
 def unpack_check(content: RecordDict) -> int | None:
     """The round whose model a training message brings, if it asks how good that one is on images held out; 0: the head
     alone. Raises WrongFormat.
     """
-    check = content.config_records["round"].get("check")
+    check = _order(content).get("check")
     if check is not None and (type(check) is not int or check < 0):
         raise WrongFormat(f"a training message with check = {check!r}")
     return check
@@ -224,10 +231,17 @@ def unpack_check(content: RecordDict) -> int | None:
 
 def unpack_gain(content: RecordDict) -> float:
     """How much a change is to count, by a training message; raises WrongFormat."""
-    gain = content.config_records["round"].get("gain")
+    gain = _order(content).get("gain")
     if not isinstance(gain, float) or not 2**-8 <= gain <= 2**6:
         raise WrongFormat(f"a training message with gain = {gain!r}")
     return gain
+
+
+def _order(content: RecordDict) -> ConfigRecord:
+    order = content.get("round")
+    if not isinstance(order, ConfigRecord):
+        raise WrongFormat(f"a training message with records {sorted(content)}; expected round")
+    return order
 
 
 def name_run(content: RecordDict, first: int | None) -> None:
@@ -242,7 +256,8 @@ def unpack_run(content: RecordDict) -> int | None:
         return None
     record = content["run"]
     first = record.get("first") if isinstance(record, ConfigRecord) else None
-    if not isinstance(first, str) or not first.isascii() or not first.isdigit() or int(first) >= 2**64:
+    is_number = isinstance(first, str) and first.isascii() and first.isdigit() and len(first) <= _MOST_DIGITS
+    if not isinstance(first, str) or not is_number or int(first) >= 2**64:
         raise WrongFormat("a message that names a run by something other than a number")
     return int(first)
 

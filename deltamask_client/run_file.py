@@ -47,7 +47,7 @@ class RunFile:
         try:
             with safe_open(self._path, "np") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, TypeError, AttributeError):  # the last two: of types that numpy lacks
             return None
 
     def _write(self, tensors: Mapping[str, NDArray[Any]], texts: dict[str, str]) -> bool:

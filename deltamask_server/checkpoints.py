@@ -130,15 +130,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, "np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             texts = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the last two: of types that numpy lacks
         raise CheckpointError(f"{path}: it cannot be read: {error}") from None
     if texts.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: format {texts.get('format')!r}; this release reads {_FORMAT!r}")
     if texts.pop("digest", None) != _digest(arrays, texts):
         raise CheckpointError(f"{path}: it is damaged: its contents do not have the digest that it names")
-    about = json.loads(texts["about"])
-    saved = Saved(arrays, json.loads(texts["values"]))
-    return Checkpoint(path, int(about["round"]), saved, about["config"], int(about["run"]))
+    try:
+        about, values = json.loads(texts["about"]), json.loads(texts["values"])
+        server_round, config, run = (about[name] for name in ("round", "config", "run"))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        server_round = config = run = values = None
+    if not (type(server_round) is type(run) is int and isinstance(config, dict) and isinstance(values, dict)):
+        raise CheckpointError(f"{path}: it does not say what this release reads: round, run, config and values")
+    return Checkpoint(path, server_round, Saved(arrays, values), config, run)
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from common.config.run import RunConfig
 from common.errors import CheckpointError
 from common.models.accuracy import Scored
 from common.saved import Saved
-from deltamask_server.checkpoints import Checkpoints, read_checkpoint
+from deltamask_server.checkpoints import Checkpoints, _digest, read_checkpoint
 from deltamask_server.processes import is_gone, this_process
 from deltamask_server.resume import find_checkpoint, load_tested, run_folder_of, save_tested
 
@@ -79,6 +81,44 @@ def test_values_that_were_changed_by_hand_are_damage(tmp_path: Path) -> None:
     path = tmp_path / "round-000001.safetensors"
     path.write_bytes(path.read_bytes().replace(b'\\"round\\": 2', b'\\"round\\": 1'))
     with pytest.raises(CheckpointError, match="it is damaged"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("about", None),
+        ("values", None),
+        ("about", "{"),
+        ("about", "[" * 100_000),
+        ("about", "[]"),
+        ("about", '{"round": 1, "run": 1}'),
+        ("about", '{"round": 1e999, "run": 1, "config": {}}'),
+        ("about", '{"round": 1, "run": "one", "config": {}}'),
+        ("about", '{"round": 1, "run": 1, "config": []}'),
+        ("values", "null"),
+    ],
+)
+def test_a_file_of_another_release_is_no_checkpoint(name: str, text: str | None, tmp_path: Path) -> None:
+    """Its digest fits, and the one before is used."""
+    checkpoints, said = write(tmp_path, 1, 2), []
+    path = tmp_path / "round-000002.safetensors"
+    with safe_open(path, "np") as file:
+        texts = {key: value for key, value in file.metadata().items() if key not in ("digest", name)}
+    texts |= {} if text is None else {name: text}
+    save_file(SAVED.arrays, path, texts | {"digest": _digest(SAVED.arrays, texts)})
+    assert checkpoints.newest(said.append).server_round == 1
+    assert "it does not say what this release reads" in said[0]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("uint16", "BF16"), ("uint8", "F8_E4M3")])
+def test_arrays_of_a_type_that_numpy_lacks_are_no_checkpoint(ours: str, theirs: str, tmp_path: Path) -> None:
+    path = Checkpoints(tmp_path).write(1, Saved({"a": np.ones(8, ours)}), {}, run=1)
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + size].replace(ours.upper().replace("INT", "").encode(), theirs.encode())
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
+    with pytest.raises(CheckpointError, match=f"cannot be read: .*({'bfloat16' if theirs == 'BF16' else 'float8'})"):
         read_checkpoint(path)
 
 

@@ -7,6 +7,7 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from common.codecs import codec_of, get_codec
 from common.errors import ImplausibleDelta, PayloadError
+from common.methods.fedavg.payload import pack_weights
 from common.theta import probabilities
 from common.wire import HEADER_BYTES, Header, pack_payload, read_header
 from deltamask_server.tools.cli import app
@@ -82,7 +84,9 @@ def test_no_picture_where_there_is_none(tmp_path: Path) -> None:
     shared = shared_state(100)
     empty = tmp_path / "empty.payload"
     empty.write_bytes(get_codec("fuse8").encode(probabilities(shared.theta), shared))
-    for path in (GOLDEN[0].with_name("exact.payload"), empty):
+    numbers = tmp_path / "numbers.payload"
+    numbers.write_bytes(pack_weights(np.zeros(9, np.float32), 1, 0, bytes(8)))
+    for path in (GOLDEN[0].with_name("exact.payload"), empty, numbers):
         result = run("inspect", path, "--png", tmp_path / "out.png")
         assert result.exit_code == 2
         assert "holds no picture" in result.stderr

@@ -175,5 +175,12 @@ def test_a_run_file_is_written_beside_others_that_come_and_go(tmp_path: Path) ->
     assert np.array_equal(found[0]["a"], np.arange(3))
     assert found[1] == {"b": "c"}
     assert [path.name for path in old.parent.iterdir()] == ["run-2-client-0.safetensors"]
+    assert file._write({"a": np.arange(3, dtype=np.uint16)}, {})
+    path = old.parent / "run-2-client-0.safetensors"
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + size].replace(b'"U16"', b'"BF16"')
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
+    assert file._read() is None, "numpy has no such type"
     (tmp_path / "blocked").write_text("not a folder")
     assert not Tensors(tmp_path / "blocked", 0, 2)._write({"a": np.arange(3)}, {})

@@ -107,6 +107,9 @@ def test_a_subnetwork_travels_with_the_digest_of_its_weights() -> None:
     for damaged in (b"", data[:7], data[:-1], data[:40] + bytes([data[40] ^ 1]) + data[41:]):
         with pytest.raises(PayloadError):
             Subnetwork.from_bytes(damaged, weights, sub.segments, "own")
+    sub.kept[:900] = False
+    with pytest.raises(WrongModel, match="no weight of masked tensor 0"):
+        Subnetwork.from_bytes(bytes(8) + sub.to_bytes(weights)[8:], weights, sub.segments, "own")
 
 
 def test_a_layer_keeps_the_size_of_its_output() -> None:

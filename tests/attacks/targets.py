@@ -70,12 +70,28 @@ def refused(attack: Target, payload: bytes) -> bool:
         if error.reason == PayloadError.reason:
             raise AssertionError(f"a reason of its own is missing: {error}") from error
         return True
-    assert mask.shape == (attack.shared.d,)
-    assert mask.dtype == np.bool_
-    if isinstance(attack.codec, DeltaCodec):
-        # A filter flips a few positions more than it has keys; one whose rate of mistakes is low, hardly any.
-        mistakes = {"fuse8": 2.0**-8, "fuse16": 2.0**-16, "fuse32": 2.0**-32, "exact": 0.0, "bloom": 2.0**-6}
-        mean = attack.shared.d * mistakes[attack.codec.name]
-        flips = int(np.count_nonzero(mask != attack.shared.mask()))
-        assert flips <= sent(payload) + mean + 6 * np.sqrt(mean) + 10, "more was flipped than the header says"
+    check_mask(mask, payload, attack.shared)
     return False
+
+
+def check_mask(mask: np.ndarray, payload: bytes, shared: SharedState) -> None:
+    """That a decoded mask is one, and flips no more positions than its payload's header allows."""
+    assert mask.shape == (shared.d,)
+    assert mask.dtype == np.bool_
+    if isinstance(codec_of(payload), DeltaCodec):
+        # A filter flips a few positions more than it has keys; one whose rate of mistakes is low, hardly any.
+        mean = shared.d * mistakes(payload)
+        flips = int(np.count_nonzero(mask != shared.mask()))
+        assert flips <= sent(payload) + mean + 6 * np.sqrt(mean) + 10, "more was flipped than the header says"
+
+
+def mistakes(payload: bytes) -> float:
+    """The share of positions that a delta's filter may match by mistake (docs/wire-format.md)."""
+    name, n, body = codec_of(payload).name, sent(payload), payload[HEADER_BYTES:]
+    if name != "bloom":
+        return {"fuse8": 2.0**-8, "fuse16": 2.0**-16, "fuse32": 2.0**-32, "exact": 0.0}[name]
+    if n == 0:
+        return 0.0
+    hashes, ones = body[0], int.from_bytes(body[1:], "little").bit_count()
+    size = max(8, (94_549 * n * hashes >> 16) + 1)
+    return min(1.0, (ones / size) ** hashes * (1 + 2000 / size))

@@ -17,7 +17,18 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from common.codecs import SharedState, get_codec
 from common.errors import OversizedPayload, PayloadError, RoundError, TruncatedPayload, WrongFormat, brief
-from common.messages import HEAD, HELLO, Part, pack_update, unpack_hello, unpack_model
+from common.messages import (
+    HEAD,
+    HELLO,
+    Part,
+    pack_update,
+    unpack_check,
+    unpack_gain,
+    unpack_hello,
+    unpack_model,
+    unpack_round,
+    unpack_run,
+)
 from common.wire import HEADER_BYTES, Header, pack_payload
 from tests.federation import (
     CLASSES,
@@ -267,3 +278,38 @@ def test_a_client_reads_no_part_that_is_empty_or_too_large(size: int, error: typ
     blob = Array("uint8", (size,), "deltamask/bytes", bytes(size))
     with pytest.raises(error):
         unpack_model(RecordDict({"parts": ArrayRecord({"theta": blob})}), {"theta": Part(4)})
+
+
+ORDER = {"round": 3, "slot": 2, "gain": 1.5, "check": 2}
+ORDERS: dict[str, tuple[Callable[[RecordDict], object], dict[str, object] | None]] = {
+    "no record for the round": (unpack_round, None),
+    "no record for the check": (unpack_check, None),
+    "no record for the gain": (unpack_gain, None),
+    "no round": (unpack_round, {"slot": 2}),
+    "no slot": (unpack_round, {"round": 3}),
+    "text for a round": (unpack_round, ORDER | {"round": "three"}),
+    "bytes for a slot": (unpack_round, ORDER | {"slot": b"\2"}),
+    "an infinite round": (unpack_round, ORDER | {"round": math.inf}),
+    "a slot below 0": (unpack_round, ORDER | {"slot": -1}),
+    "a round beyond 32 bits": (unpack_round, ORDER | {"round": 2**32}),
+    "a check below 0": (unpack_check, ORDER | {"check": -1}),
+    "text for a check": (unpack_check, ORDER | {"check": "2"}),
+    "a gain that is none": (unpack_gain, ORDER | {"gain": math.nan}),
+    "no gain": (unpack_gain, {"round": 3, "slot": 2}),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_a_client_takes_no_odd_order(name: str) -> None:
+    unpack, values = ORDERS[name]
+    wrong = {} if values is None else {"round": ConfigRecord(values)}
+    for content in (RecordDict(wrong), RecordDict({"round": MetricRecord(METRICS)})):
+        with pytest.raises(WrongFormat):
+            unpack(content)
+
+
+@pytest.mark.parametrize("first", ["", "x", "-1", "\u0663", str(2**64), "9" * 5_000, 3])
+def test_a_run_has_a_number(first: object) -> None:
+    with pytest.raises(WrongFormat):
+        unpack_run(RecordDict({"run": ConfigRecord({"first": first})}))
+    assert unpack_run(RecordDict({"run": ConfigRecord({"first": str(2**64 - 1)})})) == 2**64 - 1

@@ -87,9 +87,11 @@ class Subnetwork:
         Raises
         ------
         PayloadError
-            If the bytes are damaged; WrongModel if these weights are not the server's.
+            If the bytes are damaged; WrongModel if these weights are not the server's, or nothing of a tensor is kept.
         """
         subnetwork = Subnetwork.unchecked(data, segments)
+        if 0 in subnetwork.kept_segments:
+            raise WrongModel(f"no weight of masked tensor {subnetwork.kept_segments.index(0)} is kept")
         prepared = subnetwork.prepare(weights, magnitudes)
         if _digest(prepared) != data[:DIGEST_BYTES]:
             raise WrongModel(

@@ -130,7 +130,8 @@ def unpack_moments(data: bytes, classes: int, features: int, examples: int, matr
     expected = 4 * (classes + len(seen) * features + _scatter_values(features, matrix))
     if len(data) != expected:
         raise BadMetric(f"{len(data)} bytes of statistics with {len(seen)} classes; {expected} expected")
-    values = np.frombuffer(data, "<f4", offset=4 * classes).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of signalling NaNs, which are refused below
+        values = np.frombuffer(data, "<f4", offset=4 * classes).astype(np.float64)
     means, scatter = np.zeros((classes, features)), values[len(seen) * features :]
     means[seen] = values[: len(seen) * features].reshape(len(seen), features)
     # NaN compares with nothing.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from common.errors import PayloadError
     from common.methods import Method
 
-__all__ = ["explain", "inspect", "read_payload"]
+__all__ = ["explain", "inspect", "picture_of", "read_payload"]
 
 _NOT_DECODED = "not decoded: that takes theta, seed and layers of its run"
 
@@ -33,10 +33,7 @@ def inspect(
 
     Exit status 1 if a receiver would refuse it for what can be seen without theta.
     """
-    from common.codecs import codec_of
-    from common.codecs.fuse import FuseCodec
     from common.errors import PayloadError
-    from common.wire import HEADER_BYTES, read_header
 
     try:
         data = read_payload(payload)
@@ -52,8 +49,7 @@ def inspect(
         fail(f"{payload}: refused, {refused.reason}: {refused}", 1)
     if png is None:
         return
-    codec = codec_of(data)
-    picture = codec.read_png(read_header(data)[0].n, data[HEADER_BYTES:]) if isinstance(codec, FuseCodec) else b""
+    picture = picture_of(data)
     if not picture:
         fail(f"--png {png}: this payload holds no picture; those of fuse8, fuse16 and fuse32 with flips do", 2)
     try:
@@ -140,6 +136,17 @@ def explain(payload: bytes) -> tuple[list[tuple[str, str]], PayloadError | None]
     sizes = [*(f"{size:>9,}  {part}" for part, size in parts.items()), f"{len(payload):>9,}  in all"]
     sizes[-1] += f", {8 * len(payload) / header.d:.5g} bits per parameter" if header.d else ""
     return [*lines, *zip(names, sizes, strict=True), ("mask", _NOT_DECODED)], refused
+
+
+def picture_of(payload: bytes) -> bytes:
+    """The PNG in a payload that `explain` finds nothing wrong with; empty where it has none."""
+    from common.codecs import codec_of
+    from common.codecs.fuse import FuseCodec
+    from common.wire import HEADER_BYTES, PLAIN, read_header
+
+    header, _ = read_header(payload)
+    codec = None if header.codec == PLAIN else codec_of(payload)
+    return codec.read_png(header.n, payload[HEADER_BYTES:]) if isinstance(codec, FuseCodec) else b""
 
 
 def _explain_numbers(payload: bytes, method: Method) -> tuple[list[tuple[str, str]], PayloadError | None]:
