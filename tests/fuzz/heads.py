@@ -10,9 +10,10 @@ import torch
 from numpy.random import Generator
 
 from common.errors import BadMetric, PayloadError
-from common.models.heads import HEADS, FittedHead, Head
+from common.models.heads import HEADS, FittedHead, Head, Statistics
 from common.models.heads.moment_head import MomentHead
 from common.models.heads.moments import Moments, pack_moments
+from deltamask_server.limits import ClientLimits
 from tests.fuzz.case import Case, Target
 from tests.fuzz.mutations import mutate, one_of
 
@@ -20,6 +21,7 @@ __all__ = ["head_targets"]
 
 _SHAPES = ((3, 4), (10, 24), (2, 1))
 """Classes and features."""
+_LIMITS = ClientLimits(4.0, True)
 _MOST_EXAMPLES = 10**12
 """As a metric, `common.messages`."""
 _EXAMPLES = struct.Struct("<Q")
@@ -106,10 +108,13 @@ def _combine(kind: FittedHead, data: bytes, first: bytes, classes: int, features
     examples = min(max(1, _EXAMPLES.unpack_from(data.ljust(_EXAMPLES.size, b"\0"))[0]), _MOST_EXAMPLES)
     statistics = data[_EXAMPLES.size :]
     kind.check(statistics, classes, features, examples)
-    honest = (first[_EXAMPLES.size :], _EXAMPLES.unpack_from(first)[0])
-    for replies in ([(statistics, examples)], [honest, (statistics, examples)]):
+    honest = Statistics(first[_EXAMPLES.size :], _EXAMPLES.unpack_from(first)[0])
+    hostile = Statistics(statistics, examples)
+    for replies in ([hostile], [honest, hostile], [honest, honest, hostile], [honest, hostile, hostile]):
+        verdicts = _LIMITS.judge(kind, dict(enumerate(replies)), (classes, features))
+        counted = [replies[client]._replace(factor=one.factor) for client, one in verdicts.items() if one.factor]
         try:
-            head = kind.combine(replies, classes, features)
+            head = kind.combine(counted, classes, features)
         except PayloadError as error:
             raise AssertionError(f"statistics that were checked cannot be combined: {error}") from error
         _check_head(head, classes, features)
