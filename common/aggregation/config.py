@@ -23,8 +23,8 @@ class ScreeningSection(Section):
     most_change: float = Field(
         8.0,
         ge=0,
-        description="A client that changes more than this times the median of a round counts for as much less; 0: no "
-        "limit.",
+        description="A client that changes more than this times the median of a round counts for as much less, and for "
+        "nothing where that is less than a sixteenth; 0: no limit.",
     )
     most_disagreement: float = Field(
         4.0,

@@ -6,8 +6,9 @@ it has learnt. Its influence on ``theta += sum_k w_k c_k / sum_k w_k`` has three
 * **the weight** w_k, which comes from a number of examples that nobody can check: at most `Limits.examples` times the
   median of the round;
 * **the amount** sum |c_k|: who moves more than `Limits.amount` times the median of those that moved anything counts as
-  much less as he is above it. A codec that draws masks by uniforms of its own moves everything by chance: that much is
-  taken off first (`common.codecs.Codec.draws_alone`), and what is left is not told apart from its standard deviation;
+  much less as he is above it, and for nothing below `_LEAST`. A codec that draws masks by uniforms of its own moves
+  everything by chance: that much is taken off first (`common.codecs.Codec.draws_alone`), and what is left is not told
+  apart from its standard deviation;
 * **the direction**: c_k is compared with what all others say together. If the signs of c_k had nothing to do with
   theirs, ``sum_j c_kj R_j`` with R the others' sum would have mean 0 and variance ``sum_j c_kj^2 R_j^2``. In units of
   that standard deviation it is the client's *agreement*. Honest clients have a positive one, or none to speak of where
@@ -38,6 +39,8 @@ __all__ = ["Limits", "Said", "Sparse", "screen", "sparse"]
 
 _FEW = 100 * ONE
 """An amount that is never too large for a change: a hundred flips. Late in a run half of the clients may have none."""
+_LEAST = 1 / 16
+"""Who would count for less is left out: a dense change costs everybody's downlink as much as if it counted in full."""
 _MOST_LEFT_OUT = 1 / 3
 """Of the clients of a round. Where more push against the rest, there is no telling who is right."""
 
@@ -130,7 +133,8 @@ def _bounded(slot: int, said: Mapping[int, Said], limits: Limits, weight: Callab
         reasons.append(f"{one.examples:,} examples, {one.examples / median(counts):.1f} times the median")
     most = limits.amount * max(_FEW, median(amounts or [0]))
     if limits.amount and one.amount > most:
-        factor *= 2.0 ** -math.ceil(math.log2(one.amount / most))
+        less = 2.0 ** -math.ceil(math.log2(one.amount / most))
+        factor *= less if less >= _LEAST else 0.0
         reasons.append(f"{one.amount / (most / limits.amount):.1f} times the usual change")
     return Verdict(factor, "; ".join(reasons))
 
