@@ -134,7 +134,9 @@ def plans() -> list[tuple[str, str, str, int, str]]:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """As Markdown: accuracy after the last round without the defences and with them, and who was limited with them."""
+    """As Markdown: accuracy after the last round (and of the model kept) without the defences and with them, and how
+    many replies of liars and of honest clients were limited with them.
+    """
     columns = list(dict.fromkeys((run["codec"], run["split"]) for run in runs))
     by: dict[tuple[int, str], dict[tuple[str, str], dict[str, dict[str, Any]]]] = {}
     for run in runs:
@@ -149,13 +151,13 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def _cell(found: dict[str, dict[str, Any]], liars: int) -> str:
-    last = {defence: f"{100 * run['accuracy'][-1]:.1f}" for defence, run in found.items()}
-    text = " -> ".join(last.get(defence, "") for defence in ("off", "on"))
+    last = {defence: f"{100 * run['accuracy'][-1]:.1f} ({100 * run['kept']:.1f})" for defence, run in found.items()}
+    text = " -> ".join(last.get(defence, "-") for defence in ("off", "on"))
     if "on" not in found:
         return text if last else ""
     rounds, on = len(found["on"]["accuracy"]), found["on"]
-    caught = f"{on['liars limited']}/{liars * rounds}, " if liars else ""
-    return f"{text} ({caught}{on['honest limited']}/{(CLIENTS - liars) * rounds})"
+    caught = f"{on['liars limited']} of {liars * rounds}, " if liars else ""
+    return f"{text}; {caught}{on['honest limited']} of {(CLIENTS - liars) * rounds}"
 
 
 def main() -> None:

@@ -102,6 +102,8 @@ def unpack_relay(body: bytes, before: Version, seed: int, segments: Sequence[int
             raise TruncatedPayload("a relayed payload is cut off")
         slot, length = _ENTRY.unpack_from(body, at)
         weight = _WEIGHT.unpack_from(body, at + _ENTRY.size)[0] if rule.weighs else 1
+        if weight == 0:
+            raise BadGeometry("a relayed payload of a client without examples")
         at += entry
         if len(body) < at + length:
             raise TruncatedPayload("a relayed payload is cut off")

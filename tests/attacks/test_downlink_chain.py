@@ -382,3 +382,18 @@ def test_words_that_no_encoder_wrote() -> None:
         except PayloadError:
             continue
         assert (table[contexts, symbols] > 0).all(), "a symbol came out that its context does not have"
+
+
+def test_a_relayed_client_without_examples_is_refused() -> None:
+    rule, shared = FlipsRule(), SharedState(OLD, SEED, 1, 0, SEGMENTS)
+    payload, start = get_codec("exact").encode(local_step(OLD, 0), shared), rule.start(OLD, None, 1)
+    after = rule.finish(fold_payload(rule, start, payload, shared, 1))[0]
+    first = rule.pack_start(start, OLD)
+    for examples in (1, 0):
+        step = pack_relay(Version(after), Version(OLD), rule, first, 1, {0: Relayed(payload, examples)})
+        assert step is not None
+        if examples:
+            assert np.array_equal(receive([sealed(step[3], step[HEADER:-4], after, OLD)]), after)
+        else:
+            with pytest.raises(BadGeometry, match="without examples"):
+                receive([sealed(step[3], step[HEADER:-4], after, OLD)])
