@@ -9,7 +9,7 @@ from typing import Self
 
 from common.config.shared import LimitsSection
 from common.models.heads import FittedHead, Statistics
-from common.verdict import Verdict
+from common.verdict import Verdict, many_examples
 
 __all__ = ["ClientLimits"]
 
@@ -51,5 +51,4 @@ class ClientLimits:
         most = self.most_examples * usual
         if not most or examples <= most:
             return examples, Verdict()
-        reason = f"{examples:,} examples, {examples / usual:.1f} times the median"
-        return max(1, int(most)), Verdict(most / examples, reason)
+        return max(1, int(most)), Verdict(most / examples, many_examples(examples, usual))

@@ -56,13 +56,12 @@ class Tally:
 
     @property
     def usual_examples(self) -> float:
-        """Median number of examples of the accepted replies; 0 without any."""
-        return float(median(values["examples"] for values in self.metrics.values())) if self.metrics else 0.0
+        """Median number of examples of the accepted replies that have any; 0 where none has."""
+        return float(median([n for values in self.metrics.values() if (n := values["examples"])] or [0]))
 
     def mean(self, name: str) -> float:
         """Mean of a metric over accepted replies, weighted by examples; 0 without replies."""
-        counts = [values["examples"] for values in self.metrics.values() if values["examples"]]
-        most = self.most_examples * median(counts) if self.most_examples and counts else math.inf
+        most = self.most_examples * self.usual_examples or math.inf
         weighted = [(values[name], min(values["examples"], most)) for values in self.metrics.values()]
         total = sum(weight for _, weight in weighted)
         # Exact, so that it does not depend on the order in which replies come.

@@ -15,9 +15,8 @@ it has learnt. Its influence on ``theta += sum_k w_k c_k / sum_k w_k`` has three
   their classes are others; who pushes against the rest by more than chance is left out.
 
 Factors are powers of two, so that sums stay integers of few different values (`common.aggregation.flips`), and a round
-in which nobody stands out is bit for bit what it is without any of this. Payloads are kept until the round ends anyway,
-and decoded again: memory does not grow with the number of clients. All three are our choice; the first two are norm
-clipping (Sun et al. 2019, arXiv 1911.07963), the third is akin to sign agreement (Ozdayi et al. 2021, arXiv
+in which nobody stands out is bit for bit what it is without any of this. All three are our choice; the first two are
+norm clipping (Sun et al. 2019, arXiv 1911.07963), the third is akin to sign agreement (Ozdayi et al. 2021, arXiv
 2007.03767), with a variance that fits sparse flips.
 """
 
@@ -33,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.theta import ONE
-from common.verdict import Verdict
+from common.verdict import Verdict, many_examples, worst_first
 
 __all__ = ["Limits", "Said", "Sparse", "screen", "sparse"]
 
@@ -41,8 +40,6 @@ _FEW = 100 * ONE
 """An amount that is never too large for a change: a hundred flips. Late in a run half of the clients may have none."""
 _LEAST = 1 / 16
 """Who would count for less is left out: a dense change costs everybody's downlink as much as if it counted in full."""
-_MOST_LEFT_OUT = 1 / 3
-"""Of the clients of a round. Where more push against the rest, there is no telling who is right."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +110,15 @@ def screen(said: Mapping[int, Said], limits: Limits, weight: Callable[[int], int
         slot: weight(one.examples) * verdicts[slot].factor * min(1.0, usual / max(1, one.amount))
         for slot, one in said.items()
     }
-    left = math.floor(_MOST_LEFT_OUT * len(said))
-    while left:
-        agreements = _agreements({slot: one for slot, one in said.items() if weights[slot] and one.amount}, weights)
-        worst = min(agreements, key=lambda slot: (agreements[slot], slot), default=None)
-        if worst is None or agreements[worst] > -limits.agreement:
-            break
-        verdicts[worst] = Verdict(0.0, f"against the others: {agreements[worst]:.1f} standard deviations")
-        weights[worst], left = 0.0, left - 1
-    return verdicts
+
+    def judge(slots: list[int]) -> dict[int, float]:
+        return _agreements({slot: said[slot] for slot in slots if weights[slot] and said[slot].amount}, weights)
+
+    left_out = worst_first(said.keys(), (), judge, lambda worst, found: found[worst] <= -limits.agreement)
+    return verdicts | {
+        slot: Verdict(0.0, f"against the others: {agreement:.1f} standard deviations")
+        for slot, agreement in left_out.items()
+    }
 
 
 def _bounded(slot: int, said: Mapping[int, Said], limits: Limits, weight: Callable[[int], int]) -> Verdict:
@@ -130,7 +127,7 @@ def _bounded(slot: int, said: Mapping[int, Said], limits: Limits, weight: Callab
     usual = weight(round(limits.examples * median(counts))) if limits.examples else 0
     if usual and weight(one.examples) > usual:
         factor *= usual / weight(one.examples)  # of powers of two, or 1
-        reasons.append(f"{one.examples:,} examples, {one.examples / median(counts):.1f} times the median")
+        reasons.append(many_examples(one.examples, median(counts)))
     most = limits.amount * max(_FEW, median(amounts or [0]))
     if limits.amount and one.amount > most:
         less = 2.0 ** -math.ceil(math.log2(one.amount / most))

@@ -26,11 +26,10 @@ from numpy.typing import NDArray
 
 from common.models.heads.base import Head
 from common.models.heads.moments import Moments
+from common.verdict import worst_first
 
 __all__ = ["screen_heads", "screen_moments"]
 
-_MOST_LEFT_OUT = 1 / 3
-"""Of the clients. Where more disagree with the rest, there is no telling who is right."""
 _RANGE, _LEAST, _SURE = 4.0, 0.3, 3.0
 _LARGEST, _ALIKE = 4.0, 0.25
 _SAME = 10
@@ -49,17 +48,13 @@ def screen_moments(moments: Mapping[int, Moments]) -> dict[int, str]:
     """
     if len(moments) < 3:
         return {}
-    found = {client: reason for client, one in moments.items() if (reason := _out_of_range(one, moments))}
-    left = math.floor(_MOST_LEFT_OUT * len(moments)) - len(found)
-    while left > 0:
-        rest = {client: one for client, one in moments.items() if client not in found}
-        agreements = _agreements(rest)
-        worst = min(agreements, key=lambda client: (agreements[client], client), default=None)
-        if worst is None or agreements[worst] >= 0:
-            break
-        found[worst] = "its classes do not lie where the others have them"
-        left -= 1
-    return found
+    found = _out_of_range(moments)
+
+    def judge(clients: list[int]) -> dict[int, float]:
+        return _agreements({client: moments[client] for client in clients})
+
+    left_out = worst_first(moments.keys(), found, judge, lambda worst, agreements: agreements[worst] < 0)
+    return found | dict.fromkeys(left_out, "its classes do not lie where the others have them")
 
 
 def screen_heads(heads: Mapping[int, Head]) -> dict[int, str]:
@@ -79,22 +74,26 @@ def screen_heads(heads: Mapping[int, Head]) -> dict[int, str]:
         return {}
     rows = {client: _centred(head) for client, head in heads.items()}
     lengths = {client: float(np.linalg.norm(row)) for client, row in rows.items()}
-    usual, most = median(lengths.values()), math.floor(_MOST_LEFT_OUT * len(heads))
+    usual = median(lengths.values())
     found = {
         client: f"weights {length / usual if usual else math.inf:.3g} times as large as the median client's"
         for client, length in lengths.items()
         if length > _LARGEST * usual
     }
-    units = {client: row / lengths[client] for client, row in rows.items() if lengths[client] and client not in found}
-    while len(found) < most and len(units) > 2:
-        total = sum(units.values())
-        cosines = {client: _cosine(unit, total - unit) for client, unit in units.items()}
-        worst, middle = min(cosines, key=lambda client: (cosines[client], client)), median(cosines.values())
-        if cosines[worst] >= (middle * _ALIKE if middle >= _ALIKE else -0.5):
-            break
-        found[worst] = "its head points away from the others'"
-        del units[worst]
-    return found
+    units = {client: row / lengths[client] for client, row in rows.items() if lengths[client]}
+
+    def judge(clients: list[int]) -> dict[int, float]:
+        rest = {client: units[client] for client in clients if client in units}
+        total = sum(rest.values())
+        return {client: _cosine(unit, total - unit) for client, unit in rest.items()} if len(rest) > 2 else {}
+
+    left_out = worst_first(heads.keys(), found, judge, _points_away)
+    return found | dict.fromkeys(left_out, "its head points away from the others'")
+
+
+def _points_away(worst: int, cosines: Mapping[int, float]) -> bool:
+    middle = median(cosines.values())
+    return cosines[worst] < (middle * _ALIKE if middle >= _ALIKE else -0.5)
 
 
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -106,15 +105,20 @@ def _centred(head: Head) -> NDArray[np.float64]:
     return np.asarray((rows - rows.mean(0)).ravel())
 
 
-def _out_of_range(one: Moments, others: Mapping[int, Moments]) -> str:
-    size, usual = _mean_square(one), median(_mean_square(other) for other in others.values())
-    if not usual / _RANGE <= size <= usual * _RANGE:
-        return f"features {math.sqrt(size / usual) if usual else math.inf:.3g} times as large as the median client's"
-    spreads = {id(other): _variance(other) for other in others.values()}
-    usual = median([spread for spread in spreads.values() if spread] or [0.0])
-    if spreads[id(one)] > _RANGE * usual:
-        return f"a scatter {spreads[id(one)] / usual if usual else math.inf:.3g} times the median client's"
-    return ""
+def _out_of_range(moments: Mapping[int, Moments]) -> dict[int, str]:
+    """Clients with features, or a scatter, of another size than the median client's."""
+    sizes = {client: _mean_square(one) for client, one in moments.items()}
+    spreads = {client: _variance(one) for client, one in moments.items()}
+    size, spread = median(sizes.values()), median([one for one in spreads.values() if one] or [0.0])
+    found = {}
+    for client in moments:
+        if not size / _RANGE <= sizes[client] <= size * _RANGE:
+            times = math.sqrt(sizes[client] / size) if size else math.inf
+            found[client] = f"features {times:.3g} times as large as the median client's"
+        elif spreads[client] > _RANGE * spread:
+            times = spreads[client] / spread if spread else math.inf
+            found[client] = f"a scatter {times:.3g} times the median client's"
+    return found
 
 
 def _trace(moments: Moments) -> float:
