@@ -6,6 +6,7 @@ DeltaMaskError
 ├── ModelError             a backbone or its weights are missing, or differ between the two sides
 ├── RoundError             the run cannot go on: too few nodes, too few usable replies
 ├── CheckpointError        a run cannot be resumed: no checkpoint, a damaged one, or another config
+├── PrivacyError           a client would have to show more of its images than it may
 ├── EncodeError            a client cannot encode what it learnt (a bug or impossible input, never the network)
 └── PayloadError           whatever is wrong with bytes or metrics that came from the other side; ``reason`` is the name
 it is counted by
@@ -44,6 +45,7 @@ __all__ = [
     "ModelError",
     "OversizedPayload",
     "PayloadError",
+    "PrivacyError",
     "RoundError",
     "TruncatedPayload",
     "WrongFormat",
@@ -85,6 +87,10 @@ class RoundError(DeltaMaskError):
 
 class CheckpointError(DeltaMaskError):
     """A run cannot be resumed."""
+
+
+class PrivacyError(DeltaMaskError):
+    """A client would have to show more of its images than it may."""
 
 
 class EncodeError(DeltaMaskError):

@@ -40,6 +40,7 @@ from common.errors import BadMetric, OversizedPayload, TruncatedPayload, WrongFo
 __all__ = [
     "BALANCED",
     "EVALUATE",
+    "FIT",
     "HEAD",
     "HELD_OUT",
     "HELLO",
@@ -69,6 +70,8 @@ __all__ = [
 HELLO, HEAD, TRAIN, EVALUATE = "query", "train.head", "train", "evaluate"
 
 METRICS = ("examples", "loss", "accuracy", "seconds", "broken")
+FIT = ("loss", "accuracy")
+"""Those of `METRICS` that private methods leave out: they depend on the images."""
 PERSONAL = ("personal", "tested")
 """Both or neither, beside `METRICS` in replies to ``train`` of runs with ``personal-test``."""
 BALANCED = ("balanced", "macro_f1")
@@ -269,7 +272,12 @@ def pack_update(parts: Mapping[str, bytes], metrics: Mapping[str, float], holds:
 
 
 def unpack_update(
-    content: RecordDict, parts: Parts, *, optional: Sequence[Sequence[str]] = (), least_examples: int = 1
+    content: RecordDict,
+    parts: Parts,
+    *,
+    optional: Sequence[Sequence[str]] = (),
+    least_examples: int = 1,
+    fit: bool = True,
 ) -> Update:
     """Check the form of a reply; what is in its parts is checked later.
 
@@ -283,6 +291,8 @@ def unpack_update(
         Of `PERSONAL`, `BALANCED` and `HELD_OUT`: metrics that may be there, of each all or none.
     least_examples
         0 in an evaluation, which a client without images held out can answer too.
+    fit
+        Whether it says how well it went (`FIT`); private methods do not.
 
     Raises
     ------
@@ -294,16 +304,17 @@ def unpack_update(
         If a metric is missing, not a finite number, or out of range.
     """
     record, metrics = content.get("parts"), content.get("metrics")
+    required = METRICS if fit else tuple(name for name in METRICS if name not in FIT)
     if (
         len(content) != 2
         or not isinstance(record, ConfigRecord)
         or not isinstance(metrics, MetricRecord)
-        or len(metrics) > len(METRICS) + sum(map(len, optional))
-        or not set(metrics) <= {*METRICS, *chain.from_iterable(optional)}
+        or len(metrics) > len(required) + sum(map(len, optional))
+        or not set(metrics) <= {*required, *chain.from_iterable(optional)}
     ):
         raise WrongFormat(f"a reply with records {sorted(content)}; expected parts and metrics with their own keys")
     found = _check({name: value for name, value in record.items() if name != _HOLDS}, parts)
-    return Update(found, _read_holding(record), _read_metrics(metrics, optional, least_examples))
+    return Update(found, _read_holding(record), _read_metrics(metrics, required, optional, least_examples))
 
 
 def _check(found: Mapping[str, object], parts: Parts) -> dict[str, bytes]:
@@ -322,10 +333,12 @@ def _check(found: Mapping[str, object], parts: Parts) -> dict[str, bytes]:
     return checked
 
 
-def _read_metrics(metrics: MetricRecord, optional: Sequence[Sequence[str]], least_examples: int) -> dict[str, float]:
+def _read_metrics(
+    metrics: MetricRecord, required: Sequence[str], optional: Sequence[Sequence[str]], least_examples: int
+) -> dict[str, float]:
     values: dict[str, float] = {}
     given = [names for names in optional if not metrics.keys().isdisjoint(names)]
-    for name in chain(METRICS, *given):
+    for name in chain(required, *given):
         value = metrics.get(name)
         # Compared before anything is computed: a large integer has no float, and NaN compares with nothing.
         if not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
@@ -333,6 +346,8 @@ def _read_metrics(metrics: MetricRecord, optional: Sequence[Sequence[str]], leas
         values[name] = value
     shares = [values[name] for name in _SHARES if name in values]
     low = {"examples": least_examples, "seconds": 0, "broken": 0, "tested": 1, "held_out_examples": 0}
-    if any(value < low.get(name, value) for name, value in values.items()) or not 0 <= min(shares) <= max(shares) <= 1:
+    if any(value < low.get(name, value) for name, value in values.items()) or any(
+        not 0 <= share <= 1 for share in shares
+    ):
         raise BadMetric(f"a metric is out of range: {values}")
     return values

@@ -20,7 +20,8 @@ class Answer:
     """What is sent (nothing after an evaluation), and how well it went."""
 
     site: Site
-    fit: Fit
+    fit: Fit | None
+    """None of methods that do not say, since it depends on the images."""
     parts: Mapping[str, bytes] = field(default_factory=dict)
     """By name, as the method's strategy expects them."""
     holds: bytes | None = None
@@ -46,8 +47,7 @@ class Answer:
         evaluated = {} if self.held_out is None else self.held_out.metrics(0)
         return {
             "examples": len(self.site.labels),
-            "loss": self.fit.loss,
-            "accuracy": self.fit.accuracy,
+            **({} if self.fit is None else {"loss": self.fit.loss, "accuracy": self.fit.accuracy}),
             "seconds": seconds,
             "broken": self.site.broken,
             **({} if personal is None else {"personal": personal.accuracy, "tested": personal.images}),

@@ -20,9 +20,8 @@ from flwr.clientapp import ClientApp
 from common.config.node import parse_node_config
 from common.config.run import parse_run_config
 from common.messages import Hello, pack_hello, pack_update, unpack_check, unpack_classes, unpack_round, unpack_run
-from common.models.heads import FittedHead, Statistics
+from common.models.heads import FittedHead
 from deltamask_client.answer import Answer
-from deltamask_client.epochs import Fit
 from deltamask_client.images import check_source
 from deltamask_client.methods import CLIENTS, ClientMethod
 from deltamask_client.site import load_frozen, load_site
@@ -80,14 +79,7 @@ def head(message: Message, client: ClientMethod) -> Message:
     site = load_site(run, client.node, unpack_classes(message.content))
     batches = site.activations.batches(run.evaluation.eval_batch_size)
     features = torch.cat([site.backbone.unmasked_features(tokens) for _, tokens in batches])
-    labels = torch.from_numpy(site.labels).to(features.device)
-    statistics = kind.statistics(features, labels, len(site.classes))
-    with torch.no_grad():
-        # The metrics are those of the head that this client would have alone.
-        logits = kind.combine([Statistics(statistics, len(labels))], len(site.classes), features.shape[1])(features)
-        loss = torch.nn.functional.cross_entropy(logits, labels).item()
-        accuracy = (logits.argmax(1) == labels).float().mean().item()
-    return _reply(message, Answer(site, Fit(loss, accuracy), {"statistics": statistics}), start)
+    return _reply(message, client.measure(kind, site, features), start)
 
 
 @app.train()

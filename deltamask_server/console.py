@@ -51,7 +51,7 @@ def round_cells(entry: dict[str, Any], personal: bool = False) -> list[str]:
         f"{entry['uplink']['bpp']:.4f}",
         f"{entry['downlink']['bpp']:.3f}",
         f"{clients['ok']}/{clients['asked']}",
-        f"{entry['train']['loss']:.3f}",
+        f"{entry['train']['loss']:.3f}" if entry["train"] else "-",
         f"{seconds:.1f}",
     ]
 

@@ -24,6 +24,7 @@ def fit_head(
     limits: ClientLimits,
     grid: Grid,
     timeout: float,
+    tells_fit: bool = True,
 ) -> Head:
     """Ask clients for their statistics, and combine them; the tally then says whose count for less.
 
@@ -41,6 +42,8 @@ def fit_head(
         What one client may do.
     grid, timeout
         Where messages go, and how long to wait for answers, seconds.
+    tells_fit
+        Whether clients say how good the head is that they would have alone.
 
     Raises
     ------
@@ -55,7 +58,7 @@ def fit_head(
         kind.check(update.parts["statistics"], *shape, update.examples)
         statistics[client] = Statistics(update.parts["statistics"], update.examples)
 
-    mail.collect(exchange(grid, messages, timeout, part.limit), {"statistics": part}, keep)
+    mail.collect(exchange(grid, messages, timeout, part.limit), {"statistics": part}, keep, fit=tells_fit)
     mail.require_quorum("the head round")
     verdicts = limits.judge(kind, statistics, shape)
     # In the order of client ids: a sum of floats depends on its order, and arrival is chance.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -65,6 +66,9 @@ class RoundStrategy(MethodStrategy):
     again
         What becomes of a round that has fewer.
     """
+
+    tells_fit: ClassVar[bool] = True
+    """Whether clients say how well training went."""
 
     def __init__(
         self,
@@ -179,7 +183,8 @@ class RoundStrategy(MethodStrategy):
 
         def fit() -> Head:
             online = self._enrolment.online(grid)
-            return fit_head(kind, shape, online, self._mail, self._class_names, self._limits, grid, timeout)
+            names, told = self._class_names, self.tells_fit
+            return fit_head(kind, shape, online, self._mail, names, self._limits, grid, timeout, told)
 
         self.head = self._again(fit)
         self._usual_examples = self.tally.usual_examples
@@ -242,7 +247,7 @@ class RoundStrategy(MethodStrategy):
                 self._example = client, payload
 
         optional = (PERSONAL,) * self._personal_test + (HELD_OUT,) * bool(self._held_out.order())
-        self._mail.collect(replies, self.expected(server_round), timed, optional=optional)
+        self._mail.collect(replies, self.expected(server_round), timed, optional=optional, fit=self.tells_fit)
         self._mail.require_quorum(f"round {server_round}")
         self._held_out.hear(self.tally, self._tensors_of, self.head)
         self.end_round(server_round)
@@ -250,9 +255,7 @@ class RoundStrategy(MethodStrategy):
         self.tally.limited |= {client_of[slot]: verdict for slot, verdict in self.limited.items()}
         self._usual_examples = self.tally.usual_examples
         self.server_round = server_round
-        loss, accuracy = self.tally.mean("loss"), self.tally.mean("accuracy")
-        clients = len(self.tally.payload_bytes)
-        return self.arrays(), MetricRecord({"clients": clients, "loss": loss, "accuracy": accuracy})
+        return self.arrays(), MetricRecord({"clients": len(self.tally.payload_bytes), **self.tally.fit})
 
     def counted(self, update: Update, slot: int) -> int:
         """Examples that a reply counts for, where replies are added as they come: the median is that of the round

@@ -177,7 +177,7 @@ class RunFolder:
             "round": report.server_round,
             "accuracy": None if report.evaluation is None else dict(report.evaluation),
             "classes": None if scored is None else figures(scored),
-            "train": {"loss": tally.mean("loss"), "accuracy": tally.mean("accuracy")},
+            "train": tally.fit,
             "uplink": {**traffic(tally.payload_bytes, self._masked), "record_bytes": by_client(tally.record_bytes)},
             "downlink": traffic(report.downlink_bytes, self._masked),
             "clients": replies(tally),

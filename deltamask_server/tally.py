@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from statistics import median
 
+from common.messages import FIT
 from common.verdict import Verdict
 
 __all__ = ["LATE", "NO_REPLY", "Tally"]
@@ -58,6 +59,11 @@ class Tally:
     def usual_examples(self) -> float:
         """Median number of examples of the accepted replies that have any; 0 where none has."""
         return float(median([n for values in self.metrics.values() if (n := values["examples"])] or [0]))
+
+    @property
+    def fit(self) -> dict[str, float]:
+        """Mean loss and accuracy, where clients have said how well it went."""
+        return {name: self.mean(name) for name in FIT if all(name in values for values in self.metrics.values())}
 
     def mean(self, name: str) -> float:
         """Mean of a metric over accepted replies, weighted by examples; 0 without replies."""

@@ -51,6 +51,7 @@ def test_every_kind_of_run_is_here() -> None:
         "e2e",
         "hidenseek",
         "methods",
+        "privacy",
         "sites",
         "socket-bytes",
         "thin-link",

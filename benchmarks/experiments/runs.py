@@ -13,9 +13,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Plan:
     config: dict[str, Any]
     """The run config; ``dataset`` and ``weights``, if they are files, name those of the data folder."""
     supernodes: int = 10
+    node: Mapping[str, Any] = field(default_factory=dict)
+    """The node config of every client, beside its number."""
     sites: Callable[[Path, Path], tuple[str, list[str]]] | None = None
     """Makes, of the data folder and in a folder of its own, a dataset for the server and one for each client."""
 
@@ -55,7 +57,11 @@ def _run(plan: Plan, data: Path, folder: Path, cache: Path) -> Path:
         local["weights"] = str(data / plan.config["weights"])
     with tempfile.TemporaryDirectory(prefix="deltamask-experiment-") as workplace:
         config, nodes = Path(workplace) / "run.toml", Path(workplace) / "nodes.json"
-        everywhere = {"num-partitions": plan.supernodes, "precision": "float32"}  # on a GPU too, where auto is bfloat16
+        everywhere = {
+            "num-partitions": plan.supernodes,
+            "precision": "float32",
+            **plan.node,
+        }  # on a GPU too, where auto is bfloat16
         clients = [{"partition-id": k} | everywhere for k in range(plan.supernodes)]
         if plan.sites is not None:
             local["dataset"], own = plan.sites(data, Path(workplace) / "sites")

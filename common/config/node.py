@@ -62,6 +62,20 @@ class NodeConfig(Section):
         description="Megabytes of decoded images and activations in cache-dir; the longest unused go first.",
     )
 
+    privacy_limit: float | None = Field(
+        None,
+        gt=0,
+        description="The largest epsilon, at the run's delta, that all that this client sends may add up to, over all "
+        "runs; it then answers runs of the method `private` only. Default: what a run asks for.",
+    )
+    noise_seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="Draw the noise of the method `private` from this seed, to repeat an experiment. Whoever knows it "
+        "sees through the noise: never set it where images are to stay private.",
+    )
+
     @field_validator("codec")
     @classmethod
     def _codec_or_none(cls, name: str) -> str:

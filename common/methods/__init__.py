@@ -11,10 +11,13 @@ from common.methods.deltamask.method import DeltaMask
 from common.methods.fedavg.method import FedAvg
 from common.methods.hidenseek.method import HideNseek
 from common.methods.lotteryfl.method import LotteryFL
+from common.methods.private.method import Private
 
 __all__ = ["METHODS", "Method", "method_of"]
 
-METHODS: dict[str, Method] = {method.name: method for method in (DeltaMask(), HideNseek(), FedAvg(), LotteryFL())}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (DeltaMask(), HideNseek(), FedAvg(), LotteryFL(), Private())
+}
 """By their value of the run key ``method``."""
 
 

@@ -168,6 +168,11 @@ class Masks:
         """Entries of each masked tensor."""
 
     @property
+    def places(self) -> list[tuple[nn.Module, str]]:
+        """Module and name of each masked tensor, in the order of the flat vector."""
+        return list(self._places)
+
+    @property
     def d(self) -> int:
         """Masked weights in all."""
         return sum(self.segments)
@@ -212,6 +217,11 @@ class Masks:
         """
         for mask, part in self._split(multiplier):
             mask.multiplier, mask.base = part.to(mask.score.device, mask.score.dtype), None
+
+    def load_means(self, probabilities: torch.Tensor) -> list[torch.Tensor]:
+        """As `set_multiplier`; returns what each tensor is multiplied with from now on, to differentiate by it."""
+        self.set_multiplier(probabilities)
+        return [mask.multiplier for mask in self._masks if mask.multiplier is not None]
 
     def unmask(self) -> None:
         """Use the frozen weights as they are from now on (every mask bit 1)."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from flwr.app import RecordDict
 
 from common.config.node import NodeConfig
 from common.config.run import RunConfig
-from common.errors import WrongModel
+from common.errors import ConfigError, WrongModel
 from common.messages import unpack_classes
-from common.models.heads import Head
+from common.models.heads import FittedHead, Head, Statistics
 from common.uniforms import stream_seed
 from deltamask_client.answer import Answer
+from deltamask_client.epochs import Fit
 from deltamask_client.site import Site, load_site
 
 __all__ = ["ClientMethod", "head_from"]
@@ -32,13 +34,33 @@ class ClientMethod(ABC):
 
     name: ClassVar[str]
     """As in `common.methods`."""
+    private: ClassVar[bool] = False
+    """Whether what it sends is accounted for: nodes with a ``privacy-limit`` answer no other."""
 
     def __init__(self, run: RunConfig, node: NodeConfig, run_id: int) -> None:
+        if node.privacy_limit is not None and not self.private:
+            raise ConfigError(
+                f"node config: privacy-limit = {node.privacy_limit}: this client answers runs with method = 'private' "
+                f"only, and the run has method = {self.name!r}"
+            )
         self.run, self.node, self.run_id = run, node, run_id
 
     @abstractmethod
     def holds(self) -> bytes | None:
         """8 bytes that name what this client has kept of the run; None if it has nothing."""
+
+    def measure(self, kind: FittedHead, site: Site, features: torch.Tensor) -> Answer:
+        """What the run's kind of head asks of this client's features, float32 ``(n, features)``.
+
+        The metrics are those of the head that this client would have alone.
+        """
+        labels, classes = torch.from_numpy(site.labels).to(features.device), len(site.classes)
+        statistics = kind.statistics(features, labels, classes)
+        with torch.no_grad():
+            logits = kind.combine([Statistics(statistics, len(labels))], classes, features.shape[1])(features)
+            loss = torch.nn.functional.cross_entropy(logits, labels).item()
+            accuracy = (logits.argmax(1) == labels).float().mean().item()
+        return Answer(site, Fit(loss, accuracy), {"statistics": statistics})
 
     @abstractmethod
     def train(self, message: RecordDict) -> Answer:

@@ -6,11 +6,12 @@ from deltamask_server.methods.deltamask.strategy import DeltaMask
 from deltamask_server.methods.fedavg.strategy import FedAvg
 from deltamask_server.methods.hidenseek.strategy import HideNseek
 from deltamask_server.methods.lotteryfl.strategy import LotteryFL
+from deltamask_server.methods.private.strategy import Private
 from deltamask_server.rounds import RoundStrategy
 
 __all__ = ["STRATEGIES"]
 
 STRATEGIES: dict[str, type[RoundStrategy]] = {
-    strategy.name: strategy for strategy in (DeltaMask, HideNseek, FedAvg, LotteryFL)
+    strategy.name: strategy for strategy in (DeltaMask, HideNseek, FedAvg, LotteryFL, Private)
 }
 """By the run key ``method``."""

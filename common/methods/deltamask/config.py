@@ -17,6 +17,7 @@ __all__ = [
     "DeltaMaskSection",
     "GradientStepsSection",
     "HeadTrainingSection",
+    "ThetaSection",
     "frozen_head_rounds",
     "step_of",
 ]
@@ -28,8 +29,19 @@ images moves as far by whatever batches (Goyal et al., arXiv 1706.02677).
 """
 
 
+class ThetaSection(Section):
+    """How probabilities start."""
+
+    title: ClassVar[str] = "Probabilities"
+    under: ClassVar[str] = "method"
+
+    initial_theta: float = Field(
+        0.95, gt=0, lt=1, description="Probability of every mask bit at the start; 1 would be the pre-trained function."
+    )
+
+
 class DeltaMaskSection(Section):
-    """How scores start and move."""
+    """How scores move."""
 
     title: ClassVar[str] = "DeltaMask"
     under: ClassVar[str] = "method"
@@ -43,9 +55,6 @@ class DeltaMaskSection(Section):
         "mean",
         description="What weights are multiplied with while scores are trained: a mask `sample`d anew in every step, "
         "as in the paper, or its `mean`, the probabilities themselves.",
-    )
-    initial_theta: float = Field(
-        0.95, gt=0, lt=1, description="Probability of every mask bit at the start; 1 would be the pre-trained function."
     )
     vacant_distillation: float = Field(
         1.0,

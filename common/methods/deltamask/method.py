@@ -14,7 +14,7 @@ from common.config.shared import CalibrationSection, RoundsSection
 from common.downlink.config import DownlinkSection
 from common.errors import ConfigError
 from common.methods.base import Method
-from common.methods.deltamask.config import DeltaMaskSection, frozen_head_rounds
+from common.methods.deltamask.config import DeltaMaskSection, ThetaSection, frozen_head_rounds
 from common.wire import MASKS
 
 __all__ = ["DeltaMask"]
@@ -28,6 +28,7 @@ class DeltaMask(Method):
     title: ClassVar[str] = "DeltaMask"
     summary: ClassVar[str] = "probabilistic masks on the frozen weights"
     sections: ClassVar[tuple[type[Section], ...]] = (
+        ThetaSection,
         DeltaMaskSection,
         CalibrationSection,
         CodecSection,

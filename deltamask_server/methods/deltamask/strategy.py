@@ -25,7 +25,7 @@ from common.downlink import Relayed, pack_change, pack_exact, pack_relay
 from common.downlink.config import DownlinkSection
 from common.errors import RoundError
 from common.messages import Part, Parts, Update
-from common.methods.deltamask.config import DeltaMaskSection, frozen_head_rounds
+from common.methods.deltamask.config import ThetaSection, frozen_head_rounds
 from common.models.accuracy import Scored
 from common.models.heads import Head
 from common.models.heads.linear_probe import average_heads
@@ -115,7 +115,7 @@ class DeltaMask(RoundStrategy):
             gains=GainControl.from_config(run),
             defence=Defence.from_config(run),
             downlink=run[DownlinkSection].downlink,
-            initial_theta=run[DeltaMaskSection].initial_theta,
+            initial_theta=run[ThetaSection].initial_theta,
             frozen_head_rounds=frozen_head_rounds(run),
             **setting.options,
         )

@@ -1,0 +1,1 @@
+"""The private method on a client."""
