@@ -40,7 +40,8 @@ class RunFile:
     """Within the cache folder."""
 
     def __init__(self, cache: Path, client: int, run_id: int) -> None:
-        self._path = cache / self.folder / f"run-{run_id}-client-{client}.safetensors"
+        self._run = f"run-{run_id}-"
+        self._path = cache / self.folder / f"{self._run}client-{client}.safetensors"
 
     def _read(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]] | None:
         """Tensors and texts, or None."""
@@ -61,7 +62,10 @@ class RunFile:
         return True
 
     def _remove_old(self) -> None:
+        # Those of this run stay whatever the clock says: it may have been set meanwhile.
         for path in self._path.parent.glob("run-*"):
+            if path.name.startswith(self._run):
+                continue
             with suppress(FileNotFoundError):  # another client has just removed or renamed it
                 if path.stat().st_mtime < time.time() - _KEPT_SECONDS:
                     path.unlink()
