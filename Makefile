@@ -9,7 +9,7 @@ PYTHONS := python3.12 python3.11 python3 python
 # Flower starts its own commands by name.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help install demo watch report test test-all test-newest-flower check bench docs smoke clean
+.PHONY: help install demo watch report test test-all test-newest-flower check bench docs smoke soak clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ docs: $(READY)  ## Write what docs/ takes from the code: config keys, commands, 
 
 smoke:  ## Build the images, run the compose demo, compare it with the simulation
 	docker/smoke.sh
+
+soak: $(READY)  ## 200 rounds with lost and damaged replies and a server that is killed, beside a run without (half an hour)
+	$(BIN)/python -m benchmarks.soak
 
 clean:  ## Remove the environment, caches and build output; keeps runs/
 	rm -rf $(VENV) $(NEWEST) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

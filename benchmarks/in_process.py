@@ -86,6 +86,7 @@ def run_in_process(
     cache: Path | None = None,
     run_id: int = 1,
     wrap: Callable[[int, Node], Node] = lambda number, node: node,
+    make_grid: Callable[[dict[int, Node]], MemoryGrid] = MemoryGrid,
 ) -> dict[str, Any]:
     """Run the app with a client for each node config: its results.json.
 
@@ -103,6 +104,8 @@ def run_in_process(
         Flower's number of the run: of runs that share a cache at the same time, each has its own.
     wrap
         Puts another node in the place of that of a number, from 0.
+    make_grid
+        Makes the Grid of nodes by their Flower numbers.
     """
     # as Flower does where it starts an app
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
@@ -113,7 +116,7 @@ def run_in_process(
         everything = {"cache-dir": str(cache or folder / "cache"), **node_config}
         return lambda message: [client_app(message, Context(run_id, 1, dict(everything), RecordDict(), run_config))]
 
-    grid = MemoryGrid({100 + number: wrap(number, client(node)) for number, node in enumerate(nodes)})
+    grid = make_grid({100 + number: wrap(number, client(node)) for number, node in enumerate(nodes)})
     server_app(grid, Context(run_id, 1, {}, RecordDict(), run_config))
     results: dict[str, Any] = json.loads((folder / "runs" / "latest" / "results.json").read_text())
     return results
