@@ -113,7 +113,8 @@ def run_in_process(
     run_config = RunConfig(**values).as_dict()
 
     def client(node_config: Config) -> Node:
-        everything = {"cache-dir": str(cache or folder / "cache"), **node_config}
+        own = {"cache-dir": str(cache or folder / "cache"), "account-dir": str(folder / "account")}
+        everything = own | dict(node_config)
         return lambda message: [client_app(message, Context(run_id, 1, dict(everything), RecordDict(), run_config))]
 
     grid = make_grid({100 + number: wrap(number, client(node)) for number, node in enumerate(nodes)})

@@ -248,16 +248,15 @@ def test_a_client_has_a_limit_over_all_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"1": 3}', '{"1": {"head": {"rho": "x"}}}', '{"1": {"head": {}}}'])
 def test_without_an_account_nothing_is_answered(tmp_path: Path, text: str) -> None:
-    (tmp_path / "privacy").mkdir()
-    (tmp_path / "privacy" / "client-0.json").write_text(text)
+    (tmp_path / "privacy-client-0.json").write_text(text)
     with pytest.raises(PrivacyError, match=r"client-0\.json: what this client has shown so far cannot be read"):
         ledger(tmp_path).answer("1", b"", 0.1, never)
 
 
 def test_what_cannot_be_written_down_is_not_sent(tmp_path: Path) -> None:
-    (tmp_path / "privacy").write_text("in the way")
+    (tmp_path / "file").write_text("in the way")
     with pytest.raises(PrivacyError):
-        ledger(tmp_path).answer("1", b"", 0.1, lambda: b"x")
+        ledger(tmp_path / "file").answer("1", b"", 0.1, lambda: b"x")
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -286,7 +285,7 @@ def test_a_run_shows_what_it_may_and_says_nothing_else_of_images(tmp_path: Path)
     for entry in results["rounds"]:
         assert entry["uplink"]["bpp"] == pytest.approx(0.05, abs=0.005)
     for client in range(2):
-        account = json.loads((tmp_path / "cache" / "privacy" / f"client-{client}.json").read_text())
+        account = json.loads((tmp_path / "account" / f"privacy-client-{client}.json").read_text())
         (run,) = account.values()
         assert set(run) == {"head", "1", "2"}
         assert epsilon_of(sum(one["rho"] for one in run.values()), 1e-5) == pytest.approx(20.0)

@@ -72,6 +72,7 @@ class Federation:
 
     def client(self, number: int) -> Node:
         config = {"partition-id": number, "num-partitions": CLIENTS, "cache-dir": str(self.folder), "noise-seed": 1}
+        config["account-dir"] = str(self.folder / "account")
         return lambda message: [client_app(message, Context(1, 1, dict(config), RecordDict(), self.run.as_dict()))]
 
     def server(self) -> RoundStrategy:

@@ -12,6 +12,7 @@ from common.codecs.config import known_codec
 from common.config.cache_path import default_cache_path
 from common.config.run import defaults
 from common.config.section import Section, kebab, nearest, parse
+from common.config.state_path import default_state_path
 from common.errors import ConfigError
 
 __all__ = ["NodeConfig", "parse_node_config"]
@@ -68,6 +69,11 @@ class NodeConfig(Section):
         description="The largest epsilon, at the run's delta, that all that this client sends may add up to, over all "
         "runs; it then answers runs of the method `private` only. Default: what a run asks for.",
     )
+    account_dir: str = Field(
+        "",
+        description="Where this client writes down what it has shown in private runs; not to be deleted. Default: "
+        "$XDG_STATE_HOME/deltamask, ~/.local/state/deltamask.",
+    )
     noise_seed: int | None = Field(
         None,
         ge=0,
@@ -85,6 +91,11 @@ class NodeConfig(Section):
     def cache_path(self) -> Path:
         """The cache folder, as a path."""
         return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache_path()
+
+    @property
+    def account_path(self) -> Path:
+        """The folder of the account; raises ConfigError where there is none."""
+        return Path(self.account_dir).expanduser() if self.account_dir else default_state_path()
 
     @property
     def cache_limit_bytes(self) -> int:

@@ -172,6 +172,7 @@ if [ $FIRST = yes ]; then
 fi
 setting FLWR_HOME "$HOME_FOLDER/flwr" none
 setting XDG_CACHE_HOME "$HOME_FOLDER/cache" none
+setting XDG_STATE_HOME "$HOME_FOLDER/state" none
 # Numba refuses to load where it can neither write beside the code nor into a home.
 setting NUMBA_CACHE_DIR "$HOME_FOLDER/cache/numba" none
 setting DELTAMASK_EXTRAS "$EXTRAS" extras

@@ -43,7 +43,7 @@ class PrivateClient(DeltaMaskClient):
         super().__init__(run, node, run_id)
         self._budget = Budget.from_config(run)
         self._ledger = Ledger(
-            node.cache_path, node.partition_id, run_id, self._budget.total, self._budget.delta, node.privacy_limit
+            node.account_path, node.partition_id, run_id, self._budget.total, self._budget.delta, node.privacy_limit
         )
 
     def measure(self, kind: FittedHead, site: Site, features: torch.Tensor) -> Answer:

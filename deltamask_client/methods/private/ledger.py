@@ -28,8 +28,8 @@ class Ledger:
 
     Parameters
     ----------
-    cache, client
-        The node's cache folder; client id, the same after a restart.
+    folder, client
+        The node's folder for it; client id, the same after a restart.
     run_id
         Flower's number of the run.
     allowed
@@ -41,9 +41,9 @@ class Ledger:
     """
 
     def __init__(
-        self, cache: Path, client: int, run_id: int, allowed: float, delta: float, limit: float | None = None
+        self, folder: Path, client: int, run_id: int, allowed: float, delta: float, limit: float | None = None
     ) -> None:
-        self._path = cache / "privacy" / f"client-{client}.json"
+        self._path = folder / f"privacy-client-{client}.json"
         self._run, self._allowed, self._delta, self._limit = str(run_id), allowed, delta, limit
 
     def answer(self, name: str, question: bytes, rho: float, make: Callable[[], bytes]) -> bytes:
