@@ -34,8 +34,9 @@ from common.config.node import NodeConfig, parse_node_config
 from common.config.run import RunConfig
 from common.data import open_split
 from common.methods.private.config import PrivacySection
-from common.methods.private.response import change_of, positions_of, unpack_responses
+from common.methods.private.response import change_of, unpack_responses
 from common.models.accuracy import logits_of
+from common.subset import share_code, subset
 from common.theta import ONE, probabilities
 from deltamask_client.methods.deltamask.store import Held, ThetaStore
 from deltamask_client.site import Site, activations_of, load_site
@@ -136,7 +137,7 @@ def _change(run: RunConfig, held: Held, site: Site, payload: bytes, slot: int) -
     theta = held.version.theta
     if run.method.name == "private":
         keys = run[PrivacySection]
-        at = positions_of(len(theta), keys.response_share, run.rounds.seed, ROUNDS)
+        at = subset(len(theta), share_code(keys.response_share), run.rounds.seed, ROUNDS)
         bits = unpack_responses(payload, len(theta), len(at), ROUNDS, slot, held.version.digest)
         return change_of(bits, at, len(theta), keys.response_amplitude)
     shared = SharedState.of(held.version, run.rounds.seed, ROUNDS, slot, site.backbone.masks.segments)

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from common.config.run import RunConfig
 from common.errors import ConfigError, PayloadError, PrivacyError
 from common.methods.private.accountant import FURTHEST, Budget, bits_scale, epsilon_of, gaussian_deviation, rho_of
-from common.methods.private.response import change_of, pack_responses, positions_of, response_bytes, unpack_responses
+from common.methods.private.response import change_of, pack_responses, response_bytes, unpack_responses
 from common.models.backbone import load_backbone
 from common.models.heads import Head
 from common.models.heads.moments import pack_moments, unpack_moments
+from common.subset import share_code, subset
 from common.theta import ONE, Version, probabilities, scores
 from deltamask_client.methods.private.gradients import mean_direction
 from deltamask_client.methods.private.ledger import Ledger
@@ -79,12 +80,12 @@ def snake(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_positions_are_the_same_for_all_and_others_in_each_round() -> None:
-    first, again, second = (positions_of(100_000, 0.05, 7, number) for number in (1, 1, 2))
+    first, again, second = (subset(100_000, share_code(0.05), 7, number) for number in (1, 1, 2))
     assert np.array_equal(first, again)
     assert len(first) == pytest.approx(5_000, rel=0.05)
     assert len(np.intersect1d(first, second)) < 500
-    assert len(positions_of(10, 1e-6, 7, 1)) == 1, "never none"
-    assert len(positions_of(1000, 1.0, 7, 1)) == 1000
+    assert len(subset(10, share_code(1e-6), 7, 1)) == 1, "never none"
+    assert len(subset(1000, share_code(1.0), 7, 1)) == 1000
 
 
 @given(st.integers(1, 200), st.integers(0, 2**32 - 1))
@@ -284,6 +285,8 @@ def test_a_run_shows_what_it_may_and_says_nothing_else_of_images(tmp_path: Path)
     assert [entry["train"] for entry in results["rounds"]] == [{}, {}]
     for entry in results["rounds"]:
         assert entry["uplink"]["bpp"] == pytest.approx(0.05, abs=0.005)
+    # Two clients of as many images move an entry up, down, or not at all: 1.5 bits for each position asked for.
+    assert results["rounds"][1]["downlink"]["bpp"] == pytest.approx(1.5 * 0.05, rel=0.1)
     for client in range(2):
         account = json.loads((tmp_path / "account" / f"privacy-client-{client}.json").read_text())
         (run,) = account.values()

@@ -10,6 +10,7 @@ no.  form           what
 5    ``relay``      the round's accepted payloads, which every client folds itself from the version before: lossless,
                     and shortest after ``relative`` uplinks. Clients see each other's masks; opt-in
 6    ``change``     lossless against the version before, where the rule is ``flips``: what the round has added
+7    ``some``       the same for private runs, whose rounds move a shared subset of the positions and no other
 ==== =============  ===================================================================================================
 
 ``exact`` (our choice) rests on shared randomness: everybody can draw every client's mask m_g of the last round from
@@ -27,6 +28,7 @@ from common.downlink.chain import MAX_STEPS, apply_chain, join_chain, max_chain_
 from common.downlink.change import pack_change
 from common.downlink.exact import pack_exact
 from common.downlink.relay import Relayed, pack_relay
+from common.downlink.some import pack_some
 from common.downlink.version import Step, pack_same, read_step
 from common.downlink.whole import pack_float32, pack_quantised
 
@@ -43,5 +45,6 @@ __all__ = [
     "pack_quantised",
     "pack_relay",
     "pack_same",
+    "pack_some",
     "read_step",
 ]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from common.downlink.change import unpack_change
 from common.downlink.exact import unpack_exact
 from common.downlink.relay import unpack_relay
-from common.downlink.version import CHANGE, EXACT, FLOAT32, QUANTISED, Step, read_step
+from common.downlink.some import unpack_some
+from common.downlink.version import CHANGE, EXACT, FLOAT32, QUANTISED, SOME, Step, read_step
 from common.downlink.whole import unpack_float32, unpack_quantised
 from common.errors import BadGeometry, OversizedPayload, TruncatedPayload, WrongModel
 from common.theta import Version
@@ -85,6 +86,8 @@ def _unpack(step: Step, before: Version | None, d: int, seed: int, segments: Seq
         theta = unpack_exact(step.body, before.theta, seed)
     elif step.form == CHANGE:
         theta = unpack_change(step.body, before.theta, seed, segments)
+    elif step.form == SOME:
+        theta = unpack_some(step.body, before.theta, seed)
     else:
         theta = unpack_relay(step.body, before, seed, segments)
     if not theta.all():

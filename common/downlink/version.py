@@ -10,16 +10,28 @@ from common.errors import ChecksumMismatch, TruncatedPayload, WrongFormat, Wrong
 from common.theta import Version
 from common.wire import Field
 
-__all__ = ["CHANGE", "EXACT", "FIELDS", "FLOAT32", "QUANTISED", "RELAY", "Step", "pack_same", "pack_step", "read_step"]
+__all__ = [
+    "CHANGE",
+    "EXACT",
+    "FIELDS",
+    "FLOAT32",
+    "QUANTISED",
+    "RELAY",
+    "SOME",
+    "Step",
+    "pack_same",
+    "pack_step",
+    "read_step",
+]
 
-FLOAT32, QUANTISED, EXACT, RELAY, CHANGE = 1, 2, 3, 5, 6
+FLOAT32, QUANTISED, EXACT, RELAY, CHANGE, SOME = 1, 2, 3, 5, 6, 7
 """Numbers of the forms; never reused. 4 was a relay that knew the Beta posterior only."""
 
 _MAGIC, _VERSION = b"DT", 1
 FIELDS = (
     Field("magic", "2s", "MUST be `DT`"),
     Field("version", "B", "MUST be 1"),
-    Field("form", "B", "MUST be 1 `float32`, 2 `quantised`, 3 `exact`, 5 `relay` or 6 `change`"),
+    Field("form", "B", "MUST be 1 `float32`, 2 `quantised`, 3 `exact`, 5 `relay`, 6 `change` or 7 `some`"),
     Field("d", "I", "MUST be the model's number of masked weights"),
     Field("digest", "8s", "of this theta; MUST be what decoding gives"),
     Field("base", "8s", "digest of the theta it needs; zeros if none"),
@@ -56,7 +68,7 @@ def read_step(data: bytes, d: int) -> Step:
     if len(data) < _HEADER.size + 4:
         raise TruncatedPayload(f"{len(data)} bytes of theta; header and checksum alone have {_HEADER.size + 4}")
     magic, version, form, size, digest, base = _HEADER.unpack_from(data)
-    if magic != _MAGIC or version != _VERSION or form not in (FLOAT32, QUANTISED, EXACT, RELAY, CHANGE):
+    if magic != _MAGIC or version != _VERSION or form not in (FLOAT32, QUANTISED, EXACT, RELAY, CHANGE, SOME):
         raise WrongFormat(f"magic {magic!r}, version {version}, form {form}")
     if zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise ChecksumMismatch("the checksum of theta does not fit its bytes")

@@ -160,7 +160,7 @@ def test_lengths_that_lie(length: int) -> None:
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [(0, b"DM"), (2, b"\2"), (3, b"\0"), (3, b"\4"), (3, b"\7"), (4, b"\1\0\0\0"), (4, b"\xff" * 4)],
+    [(0, b"DM"), (2, b"\2"), (3, b"\0"), (3, b"\4"), (3, b"\x08"), (4, b"\1\0\0\0"), (4, b"\xff" * 4)],
 )
 def test_fields_of_the_header(place: int, value: bytes) -> None:
     data = STEP[:place] + value + STEP[place + len(value) : -4]

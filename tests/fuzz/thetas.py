@@ -12,8 +12,9 @@ import numpy as np
 from numpy.random import Generator
 
 from common.aggregation import Rule, fold_payload
+from common.aggregation.base import Change
 from common.aggregation.beta import BetaRule
-from common.aggregation.flips import FlipsRule
+from common.aggregation.flips import FlipsRule, moved
 from common.codecs import SharedState, get_codec
 from common.downlink import (
     MAX_STEPS,
@@ -26,9 +27,11 @@ from common.downlink import (
     pack_quantised,
     pack_relay,
     pack_same,
+    pack_some,
     read_step,
 )
 from common.methods.hidenseek.signs import on_grid
+from common.subset import share_code, subset
 from common.theta import Version, quantise
 from tests.conftest import local_step
 from tests.fuzz.case import Case, Target, memory_for
@@ -185,6 +188,18 @@ def _change(model: _Model) -> list[list[bytes]]:
     return chains
 
 
+def _some(model: _Model) -> list[list[bytes]]:
+    chains = []
+    for share, values in ((0.05, 9), (0.5, 1), (1.0, 4_000)):
+        code, change = share_code(share), np.zeros(model.d, np.int32)
+        at = subset(model.d, code, _SEED, _ROUND)
+        change[at] = np.random.default_rng(2).integers(1, values + 1, len(at))
+        after = Version(moved(model.old.theta, change, 655))
+        step = pack_some(after, model.old, Change(change, 655), code, _SEED, _ROUND)
+        chains += [] if step is None else [[step]]
+    return chains
+
+
 class _Round(NamedTuple):
     """A round to be relayed."""
 
@@ -244,6 +259,7 @@ _FORMS: dict[str, Callable[[_Model], list[list[bytes]]]] = {
     "quantised": _quantised,
     "exact": _exact,
     "change": _change,
+    "some": _some,
     "relay": _relay,
     "chain": _chain,
     "signs": _signs,

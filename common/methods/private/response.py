@@ -12,19 +12,12 @@ from numpy.typing import NDArray
 
 from common.errors import BadGeometry, TruncatedPayload, WrongModel
 from common.theta import ONE, Version
-from common.uniforms import SERVER_CLIENT, stream_key, uniforms
 from common.wire import HEADER_BYTES, PLAIN, Header, pack_payload, unpack_payload
 
-__all__ = ["RESPONSES", "change_of", "pack_responses", "positions_of", "response_bytes", "unpack_responses"]
+__all__ = ["RESPONSES", "change_of", "pack_responses", "response_bytes", "unpack_responses"]
 
 RESPONSES = 5
 """Method number of payloads of responses."""
-
-
-def positions_of(d: int, share: float, seed: int, server_round: int) -> NDArray[np.int64]:
-    """The positions that all clients of a round answer for: about ``share * d``, ascending, at least one."""
-    drawn = uniforms(stream_key(seed, server_round, SERVER_CLIENT, "responses"), d)
-    return np.flatnonzero(drawn <= max(drawn.min(), round(share * ONE) - 1))
 
 
 def change_of(bits: NDArray[np.bool_], positions: NDArray[np.int64], d: int, amplitude: float) -> NDArray[np.int32]:

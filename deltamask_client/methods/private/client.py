@@ -16,10 +16,11 @@ from common.errors import ConfigError
 from common.messages import unpack_round
 from common.methods.private.accountant import FURTHEST, Budget, bits_scale
 from common.methods.private.config import PrivacySection
-from common.methods.private.response import pack_responses, positions_of
+from common.methods.private.response import pack_responses
 from common.models.heads import FittedHead
 from common.models.heads.moment_head import MomentHead
 from common.models.heads.moments import pack_moments
+from common.subset import share_code, subset
 from deltamask_client.answer import Answer
 from deltamask_client.methods.deltamask.client import DeltaMaskClient
 from deltamask_client.methods.private.gradients import mean_direction
@@ -71,7 +72,7 @@ class PrivateClient(DeltaMaskClient):
         run, keys = self.run, self.run[PrivacySection]
         server_round, slot = unpack_round(message)
         site, version, head, holds = self._receive(message)
-        positions = positions_of(len(version.theta), keys.response_share, run.rounds.seed, server_round)
+        positions = subset(len(version.theta), share_code(keys.response_share), run.rounds.seed, server_round)
 
         def responded() -> bytes:
             direction = mean_direction(

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.aggregation import RULES, Rule, observe
+from common.aggregation.base import Change
 from common.aggregation.config import AggregationSection
 from common.aggregation.flips import FlipsRule
 from common.codecs import SharedState
@@ -198,11 +199,15 @@ class DeltaMask(RoundStrategy):
                 return pack_relay(after, before, rule, first, server_round, self._relayed)
             if change is None:
                 return pack_exact(after, before, self._seed, server_round, list(self._relayed), self._drawn)
-            sizes = {slot: len(sent.payload) for slot, sent in self._relayed.items()}
-            return pack_change(after, before, change, self._seed, server_round, sizes, self._segments)
+            return self.pack_change(after, before, change, server_round)
 
         self._downlink.publish(version, step if self._form in ("exact", "relay") else None)
         self._version = version
+
+    def pack_change(self, after: Version, before: Version, change: Change, server_round: int) -> bytes | None:
+        """What the round has added to theta, for who holds the theta before it; None if there is no code for it."""
+        sizes = {slot: len(sent.payload) for slot, sent in self._relayed.items()}
+        return pack_change(after, before, change, self._seed, server_round, sizes, self._segments)
 
     def evaluate(self, evaluator: Evaluator, server_round: int) -> dict[str, Scored]:
         """Accuracies of the weights times theta (``mean``, the posterior mean model), times one sampled mask

@@ -6,11 +6,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from common.downlink import Relayed
+from common.aggregation.base import Change
+from common.downlink import Relayed, pack_some
 from common.messages import Part, Parts, Update
 from common.methods.deltamask.config import ThetaSection
 from common.methods.private.config import PrivacySection
-from common.methods.private.response import change_of, positions_of, response_bytes, unpack_responses
+from common.methods.private.response import change_of, response_bytes, unpack_responses
+from common.subset import share_code, subset
+from common.theta import Version
 from deltamask_server.methods.deltamask.strategy import DeltaMask
 from deltamask_server.setting import Setting
 
@@ -33,7 +36,7 @@ class Private(DeltaMask):
 
     def __init__(self, *arguments: Any, share: float = 0.05, amplitude: float = 0.5, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._share, self._amplitude = share, amplitude
+        self._share, self._amplitude = share_code(share), amplitude
         self._positions = np.zeros(0, np.int64)
 
     @classmethod
@@ -51,7 +54,7 @@ class Private(DeltaMask):
 
     def expected(self, server_round: int) -> Parts:
         """A bit for each position asked for."""
-        asked = positions_of(self.d, self._share, self._seed, server_round)
+        asked = subset(self.d, self._share, self._seed, server_round)
         return {"payload": Part(response_bytes(len(asked)))}
 
     def orders(self, server_round: int) -> dict[str, float]:
@@ -61,7 +64,7 @@ class Private(DeltaMask):
     def begin_round(self, server_round: int) -> None:
         """Choose the positions."""
         super().begin_round(server_round)
-        self._positions = positions_of(self.d, self._share, self._seed, server_round)
+        self._positions = subset(self.d, self._share, self._seed, server_round)
 
     def accept(self, update: Update, server_round: int, slot: int) -> None:
         """Fold the client's bits, weighted by its images: the more it has, the more its bits say."""
@@ -70,3 +73,7 @@ class Private(DeltaMask):
         change, examples = change_of(bits, asked, self.d, self._amplitude), self.counted(update, slot)
         self._folded = self._rule.fold(self._folded, change, examples)
         self._relayed[slot] = Relayed(payload, examples)
+
+    def pack_change(self, after: Version, before: Version, change: Change, server_round: int) -> bytes | None:
+        """Everybody knows which positions can have moved."""
+        return pack_some(after, before, change, self._share, self._seed, server_round)
