@@ -2,144 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 import socket
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from common.data import Split
-from common.data import open_split as _open_split
 from common.data import tree as tree_module
-from common.data.information import shows_little
 from common.data.inventory import COUNTED, PASSED_OVER, Inventory
 from common.errors import DataError
-from tests.images import write_folder
-
-
-def open_folder(root: Path, part: str = "train", own: bool = True) -> Split:
-    return _open_split(f"folder:{root}", part, 16, root.parent / "cache", own=own)  # type: ignore[arg-type]
-
-
-def inventory(root: Path, part: str = "train", own: bool = True) -> Inventory:
-    found = open_folder(root, part, own).inventory
-    assert found is not None
-    return found
-
-
-def picture(form: str, shade: int = 0) -> bytes:
-    file = io.BytesIO()
-    pixels = np.random.default_rng(shade).integers(0, 256, (9, 9, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(file, form)
-    return file.getvalue()
-
-
-# -- Splits and classes ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("train", "others"),
-    [
-        ("train", ["val", "test"]),
-        ("Training", ["Validation", "Testing"]),
-        ("TRAIN", ["valid"]),
-        ("train2017", ["val2017", "test2017"]),
-        ("training_set", ["test-set"]),
-        ("trainset", ["dev", "eval", "testset"]),
-        ("train", []),
-    ],
-)
-def test_splits_are_no_classes(tmp_path: Path, train: str, others: list[str]) -> None:
-    root = tmp_path / "site"
-    for name in [train, *others]:
-        write_folder(root / name, {"apple": 2, "sea": 1}, seed=len(name))
-    split = open_folder(root)
-    assert split.classes == ("apple", "sea")
-    assert split.labels.tolist() == [0, 0, 1]
-    assert split.inventory is not None
-    assert dict(split.inventory.passed_over) == ({"of another split": 3 * len(others)} if others else {})
-
-
-def test_a_server_tests_on_the_test_split_however_it_is_called(tmp_path: Path) -> None:
-    for name in ("Train", "valid", "Testing"):
-        write_folder(tmp_path / "data" / name, {"apple": len(name)})
-    assert len(open_folder(tmp_path / "data", "test", own=False).labels) == 7
-    assert len(open_folder(tmp_path / "data", "train", own=False).labels) == 5
-
-
-@pytest.mark.parametrize(
-    ("folders", "part", "message"),
-    [
-        (
-            ["train/a", "Training/a", "test/a"],
-            "train",
-            "and more than one of train images; let exactly one",
-        ),
-        (["train/a", "val/a"], "test", "the splits train, val, none of which has test images"),
-        (["val/a", "test/a"], "train", "none of which has train images"),
-        (["train/a", "test/a", "boat"], "train", r"and others \(boat\) are not. Put the class folders into the splits"),
-        (["train", "test"], "train", "none has class folders in it. Sort their images into train/CLASS"),
-        (["archive/train/a", "archive/test/a"], "train", r"'archive' in .* has splits in it \(test, train\). Name it"),
-        (["a/train", "a/val", "b/train", "b/val"], "train", "or turn train and classes round: train/CLASS"),
-    ],
-)
-def test_what_may_be_splits_or_classes_is_refused(tmp_path: Path, folders: list[str], part: str, message: str) -> None:
-    for folder in folders:
-        path = tmp_path / "site" / folder
-        write_folder(path.parent, {path.name: 2})
-    with pytest.raises(DataError, match=message):
-        open_folder(tmp_path / "site", part)
-
-
-@pytest.mark.parametrize("names", [["train", "bus"], ["valid", "invalid"], ["test"], ["contest", "training shoe"]])
-def test_classes_may_be_called_as_a_split_is(tmp_path: Path, names: list[str]) -> None:
-    assert open_folder(write_folder(tmp_path / "site", dict.fromkeys(names, 2))).classes == tuple(sorted(names))
-
-
-SYSTEM = [
-    "lost+found",
-    "__MACOSX",
-    "@eaDir",
-    ".ipynb_checkpoints",
-    "Thumbs",
-    "$RECYCLE.BIN",
-    "System Volume Information",
-]
-
-
-def test_empty_and_system_folders_are_no_classes(tmp_path: Path) -> None:
-    root = write_folder(tmp_path / "site", {"apple": 2, "sea": 1})
-    for name in SYSTEM:
-        (root / name).mkdir()
-        write_folder(root / "apple", {name: 2}, seed=len(name))  # copies of the class's, in small
-    (root / "new").mkdir()
-    (root / "notes" / "deep").mkdir(parents=True)
-    (root / "notes" / "deep" / "readme.txt").write_text("x")
-    split = open_folder(root)
-    assert split.classes == ("apple", "sea")
-    assert len(split.labels) == 3
-    found = split.inventory
-    assert found is not None
-    assert dict(found.passed_over) == {"in a system folder": 12, "hidden": 2, "no image": 1}
-    assert found.empty == ("new", "notes")
-
-
-def test_folders_within_a_class_are_reported(tmp_path: Path) -> None:
-    root = write_folder(tmp_path / "site", {"apple": 2})
-    write_folder(root / "apple", {"2023": 3, "2024": 4}, seed=1)
-    found = inventory(root)
-    assert (len(found.used), found.deeper, found.deeper_folders) == (9, 7, ("apple/2023", "apple/2024"))
-    assert "7 of those used lie in 2 deeper folders (apple/2023)" in found.text(found.duplicates())
-
-
-# -- Files and links ---------------------------------------------------------------------------------------------------
+from tests.images import SYSTEM, inventory, open_site, picture, write_folder
 
 
 def test_one_class_in_two_forms_of_unicode_is_one(tmp_path: Path) -> None:
@@ -155,7 +31,7 @@ def test_one_class_in_two_forms_of_unicode_is_one(tmp_path: Path) -> None:
 def test_images_are_read_by_what_is_in_them(tmp_path: Path, form: str, name: str) -> None:
     (tmp_path / "site" / "apple").mkdir(parents=True)
     (tmp_path / "site" / "apple" / name).write_bytes(picture(form))
-    split = open_folder(tmp_path / "site")
+    split = open_site(tmp_path / "site")
     assert (len(split.labels), split.load(np.arange(1)).broken) == (1, 0)
 
 
@@ -235,7 +111,7 @@ def test_what_may_not_be_read_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
     assert (len(found.used), dict(found.passed_over)) == (2, {"may not be read": 2})
     monkeypatch.setattr(tree_module.os, "scandir", lambda path: refuse_folder("closed"))
     with pytest.raises(DataError, match="cannot be listed: Permission denied"):
-        open_folder(root)
+        open_site(root)
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
@@ -275,71 +151,6 @@ def test_the_same_content_twice_is_counted_and_named(tmp_path: Path) -> None:
     counts = found.counts(duplicates)
     assert counts == {"used": 11, "used twice": 3, "used in two classes": 1}
 
-
-# -- Names -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        (os.fsdecode("Möwe".encode("latin-1")), r"'M\\udcf6we' in .* is not UTF-8.*convmv"),
-        ("a\nb", r"'a\\nb' in .* control characters"),
-        ("a\x1b[2J", "control characters"),
-        ("a\u2028b", "control characters"),
-        ("  ", "nothing but blanks"),
-    ],
-)
-def test_class_names_that_cannot_travel_are_refused(tmp_path: Path, name: str, message: str) -> None:
-    root = write_folder(tmp_path / "site", {"apple": 1, name: 1})
-    for part, own in (("train", True), ("test", False)):
-        with pytest.raises(DataError, match=message) as refusal:
-            open_folder(root, part, own)
-        assert str(refusal.value).isprintable()
-
-
-def test_files_may_have_any_name(tmp_path: Path) -> None:
-    root = write_folder(tmp_path / "site", {"apple": 1})
-    (root / "apple" / os.fsdecode(b"M\xf6we\n.png")).write_bytes(picture("PNG"))
-    (root / "apple" / os.fsdecode(b"M\xf6we\n.txt")).write_bytes(b"x")
-    split = open_folder(root)
-    assert split.load(np.arange(2)).broken == 0
-    assert split.inventory is not None
-    split.inventory.text(split.inventory.duplicates()).encode()
-
-
-# -- Images that show nothing ------------------------------------------------------------------------------------------
-
-
-def frame(make: Callable[[np.random.Generator], np.ndarray]) -> np.ndarray:
-    return np.clip(make(np.random.default_rng(0)), 0, 255).astype(np.uint8)
-
-
-def test_images_that_show_nothing_are_told_from_those_that_show_little() -> None:
-    size = (100, 100)
-    hot = frame(lambda rng: 20 + rng.normal(0, 1, size))
-    hot[40, 40] = 90
-    for nothing in (
-        frame(lambda rng: np.full((*size, 3), (200, 30, 30))),
-        frame(lambda rng: rng.integers(0, 16, size)),
-        frame(lambda rng: 128 + rng.normal(0, 1.5, (*size, 3))),
-        hot,
-    ):
-        assert shows_little(nothing)
-    line = frame(lambda rng: np.full(size, 255))
-    line[50] = 0
-    assert not shows_little(line)
-    assert not shows_little(frame(lambda rng: 60 + rng.normal(0, 5, size)))
-
-
-def test_the_log_tells_of_images_that_show_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    root = write_folder(tmp_path / "site", {"apple": 2})
-    Image.new("RGB", (30, 30), "white").save(root / "apple" / "blank.png")
-    open_folder(root).load(np.arange(3))
-    assert "1 of 3 images show next to nothing" in caplog.text
-    assert "(apple/blank.png)" in caplog.text
-
-
-# -- Any folder --------------------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(
     ["apple", "sea", "Möwe", unicodedata.normalize("NFD", "Möwe"), *SYSTEM, ".git", "2024", "a b", "train", "Val"]
@@ -382,7 +193,7 @@ def test_every_file_is_used_or_counted(tmp_path_factory: pytest.TempPathFactory,
         elif not path.is_dir():
             files.add(path.relative_to(root).as_posix())
     try:
-        split = open_folder(root)
+        split = open_site(root)
     except DataError:  # apple beside train and Val, or both below it
         assert {"train", "Val"} <= {part for path in files | links for part in path.split("/")}
         return

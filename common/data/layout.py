@@ -14,13 +14,13 @@ from common.errors import DataError, brief
 __all__ = ["Layout", "find_layout"]
 
 _SPLITS = {
-    **dict.fromkeys(("train", "training", "trainset", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "valset", "vld"), "validation"),
-    **dict.fromkeys(("dev", "devel", "development", "devset", "eval", "evaluation"), "validation"),
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "vld"), "validation"),
+    **dict.fromkeys(("dev", "devel", "development", "eval", "evaluation"), "validation"),
     **dict.fromkeys(("holdout", "heldout"), "validation"),
-    **dict.fromkeys(("test", "tests", "testing", "testset", "tst"), "test"),
+    **dict.fromkeys(("test", "tests", "testing", "tst"), "test"),
 }
-"""Names in use, without case, digits and the words that stand beside them: ``Test_Set``, ``val2017``, ``seg-train``."""
+"""Names in use, without case, digits and the words that stand beside them: ``Test_Set``, ``val2017``, ``trainset``."""
 _BESIDE = {"set", "split", "data", "dataset", "images", "image", "imgs", "img", "folder", "seg"}
 
 
@@ -89,8 +89,11 @@ def find_layout(root: Path, part: str, own: bool, folders: Collection[str], imag
 
 
 def _split_of(name: str) -> str:
-    words = [word for word in re.findall(r"[^\W\d_]+", name.casefold()) if word not in _BESIDE]
-    return _SPLITS.get(words[0], "") if len(words) == 1 else ""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # TrainingData
+    words = [word for word in re.findall(r"[^\W\d_]+", apart.casefold()) if word not in _BESIDE]
+    if len(words) != 1:
+        return ""
+    return _SPLITS.get(words[0]) or _SPLITS.get(re.sub("(set|data|images|imgs)$", "", words[0]), "")
 
 
 def _splits(names: Iterable[str]) -> dict[str, list[str]]:
