@@ -1,7 +1,9 @@
 """What travels in a Flower message, and under which names; the only place where record keys are spelt.
 
     server -> client   query          "classes": ConfigRecord {names}     who are you, and is your frozen model mine?
-    client -> server                  "hello":   ConfigRecord             client, digest of frozen weights, d, holds
+    client -> server                  "hello":   ConfigRecord             client, digest of frozen weights, d, holds,
+                                                                          partitions
+                                      "files":   ConfigRecord             how many of its own files are used, or not
     server -> client   train.head     "classes"                           measure what the head is made of
     client -> server                  "parts":   ConfigRecord             {statistics}, of `common.models.heads`
                                       "metrics": MetricRecord             every reply but the first carries it
@@ -34,6 +36,8 @@ from itertools import chain
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from common.data.inventory import COUNTED
+from common.data.names import LONGEST_NAME, MOST_CLASSES
 from common.digest import DIGEST_BYTES
 from common.errors import BadMetric, OversizedPayload, TruncatedPayload, WrongFormat
 
@@ -83,7 +87,7 @@ came with the message. It travels with training where it can, which saves a mess
 _SHARES = ("accuracy", "personal", *BALANCED, *HELD_OUT[2:])
 _LARGEST = 1e12
 """No metric is larger, so that no sum of them overflows."""
-_MOST_CLASSES, _LONGEST_NAME = 100_000, 1_000
+_MOST_FILES = 2**40
 _MOST_DIGITS = 20
 """Of Flower's numbers, which have 64 bits; Python refuses to read thousands of digits, by an error of its own."""
 _HOLDS = "holds"
@@ -113,6 +117,14 @@ class Hello:
     holds: bytes | None = None
     """8 bytes that name what the client has kept of this run: a version of the global model, or what its method keeps
     instead.
+    """
+    partitions: int | None = None
+    """Into how many parts it divides the run's training images, above its client id; None of one with images of its
+    own.
+    """
+    files: Mapping[str, int] = field(default_factory=dict)
+    """Of a folder of its own: how many of its files became what (`common.data.inventory.COUNTED`). No name leaves the
+    client.
     """
 
 
@@ -145,7 +157,10 @@ def pack_hello(hello: Hello) -> RecordDict:
     """A client's answer to a query."""
     record = ConfigRecord({"client": hello.client, "digest": hello.backbone_digest, "d": hello.masked_parameters})
     record.update(_holding(hello.holds))
-    return RecordDict({"hello": record})
+    if hello.partitions is not None:
+        record["partitions"] = hello.partitions
+    files = {"files": ConfigRecord(dict(hello.files))} if hello.files else {}
+    return RecordDict({"hello": record, **files})
 
 
 def unpack_hello(content: RecordDict) -> Hello:
@@ -157,7 +172,24 @@ def unpack_hello(content: RecordDict) -> Hello:
         raise WrongFormat(f"an answer to the query with {sorted(values)} instead of client, digest, d")
     if not 0 <= client < 2**32 - 1 or len(digest) != DIGEST_BYTES or not 0 <= d < 2**32:
         raise WrongFormat("an answer to the query with a client, digest or d out of range")
-    return Hello(client, digest, d, _read_holding(values))
+    partitions = values.get("partitions")
+    if partitions is not None and (type(partitions) is not int or not client < partitions < 2**32):
+        raise WrongFormat("an answer to the query with partitions that are no number above the client's")
+    return Hello(client, digest, d, _read_holding(values), partitions, _read_files(content))
+
+
+def _read_files(content: RecordDict) -> dict[str, int]:
+    if "files" not in content:
+        return {}
+    record = content["files"]
+    if not isinstance(record, ConfigRecord) or len(record) > len(COUNTED) or not set(record) <= set(COUNTED):
+        raise WrongFormat("an answer to the query with counts of files that are not ours")
+    found: dict[str, int] = {}
+    for name, count in record.items():
+        if type(count) is not int or not 0 <= count < _MOST_FILES:
+            raise WrongFormat("an answer to the query with counts of files that are no numbers of files")
+        found[name] = count
+    return found
 
 
 def _holding(holds: bytes | None) -> dict[str, bytes]:
@@ -184,8 +216,8 @@ def unpack_classes(content: RecordDict) -> tuple[str, ...]:
     names = record.get("names") if isinstance(record, ConfigRecord) else None
     if (
         not isinstance(names, list)
-        or not 0 < len(names) <= _MOST_CLASSES
-        or not all(isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME for name in names)
+        or not 0 < len(names) <= MOST_CLASSES
+        or not all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME for name in names)
         or len(set(names)) < len(names)
     ):
         raise WrongFormat("a class list that is not one of different, short names")

@@ -63,9 +63,16 @@ def _reported(
 def hello(message: Message, client: ClientMethod) -> Message:
     """Say who this client is and which frozen model it has; fail if its images are missing or of other classes."""
     run, node = client.run, client.node
-    check_source(run, node, unpack_classes(message.content))
+    files = check_source(run, node, unpack_classes(message.content))
     backbone = load_frozen(run, node)
-    about = Hello(node.partition_id, backbone.digest, backbone.masks.d, client.holds())
+    about = Hello(
+        node.partition_id,
+        backbone.digest,
+        backbone.masks.d,
+        client.holds(),
+        partitions=None if node.data else node.num_partitions,
+        files={} if client.private else files,  # they depend on the images
+    )
     return Message(pack_hello(about), reply_to=message)
 
 

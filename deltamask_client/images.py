@@ -5,6 +5,7 @@ test images of some classes.
 from __future__ import annotations
 
 import functools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from deltamask_client.hold_out import hold_out
 from deltamask_client.partition import partition_indices
 
 __all__ = ["Part", "SiteImages", "check_source", "site_images", "test_images"]
+
+_log = logging.getLogger("flwr")
 
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images uint8 ``(n, height, width)`` or ``(n, height, width, 3)``, and classes int64 ``(n,)``."""
@@ -59,9 +62,14 @@ class SiteImages:
         return part_identity(self.all.identity, self.held_out if validation else self.trained)
 
 
-def check_source(run: RunConfig, node: NodeConfig, classes: tuple[str, ...]) -> None:
+def check_source(run: RunConfig, node: NodeConfig, classes: tuple[str, ...]) -> dict[str, int]:
     """Find out what would keep this client from training, before it takes part. Files and folders are looked at, no
     image is decoded; datasets of the hub may take a download and are not.
+
+    Returns
+    -------
+    How many files of its own folder became what, as `common.messages.Hello.files`; empty for other sources. The log has
+    it with examples.
 
     Raises
     ------
@@ -69,9 +77,15 @@ def check_source(run: RunConfig, node: NodeConfig, classes: tuple[str, ...]) -> 
         If the file or folder is missing, odd, or has a class that the run has not.
     """
     if is_local(node.data or run.data.dataset):
-        _open(run, node, classes, side=1)
+        split = _open(run, node, classes, side=1)
         if run.evaluation.personal_test and not node.data:
             _open_test(run.data.dataset, node.cache_path, classes, side=1)
+        if split.inventory is not None and (node.data or node.partition_id == 0):  # of what all share one is enough
+            duplicates = split.inventory.duplicates()
+            level = logging.WARNING if split.inventory.suspicious(duplicates) else logging.INFO
+            _log.log(level, "%s: %s", _source(run, node), split.inventory.text(duplicates))
+            return split.inventory.counts(duplicates) if node.data else {}
+    return {}
 
 
 # The clients of one run in a process: a simulation worker serves many in turn.

@@ -89,7 +89,12 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder, found: Checkpoint | N
     test = split.load(split.balanced(config.data.test_limit))
     if len(test.labels) == 0:
         raise DataError(f"dataset = {config.data.dataset!r}: none of its {test.broken} test images can be read")
-    folder.set_data(split.classes, len(test.labels), test.broken)
+    files = None
+    if split.inventory is not None:
+        duplicates = split.inventory.duplicates()
+        files = split.inventory.counts(duplicates)
+        print(f"test images: {split.inventory.text(duplicates)}")
+    folder.set_data(split.classes, len(test.labels), test.broken, files)
     activations = Activations(backbone, test.images, folder=default_cache_path(), batch_size=evaluation.eval_batch_size)
     evaluator = Evaluator(backbone, activations, test.labels, evaluation.eval_batch_size)
 
@@ -126,6 +131,7 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder, found: Checkpoint | N
     if found is None:
         begun = time.perf_counter()
         tally = strategy.fit_head(grid, rounds.round_timeout_seconds)
+        folder.set_sites(enrolment.files)
         tested[0] = evaluator.frozen(strategy.head)
         folder.set_linear_probe(tested[0], tally, time.perf_counter() - begun)
         print(f"{head_name(folder.results)} of {len(tally.payload_bytes)} clients: accuracy {tested[0].accuracy:.4f}")
@@ -147,6 +153,7 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder, found: Checkpoint | N
         return MetricRecord({name: scored.accuracy for name, scored in forms.items()})
 
     def record(report: RoundReport) -> None:
+        folder.set_sites(enrolment.files)
         entry = folder.add_round(report, tested.get(report.server_round))
         print(round_line(entry, evaluation.personal_test), flush=True)
         if every and (report.server_round % every == 0 or report.server_round == rounds.num_server_rounds):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.data.inventory import PASSED_OVER
 from common.methods import METHODS
 from common.models.heads import HEADS
 
@@ -202,7 +204,20 @@ def _clients_lines(results: dict[str, Any]) -> list[str]:
             f"Data        {sum(broken.values()):,} images of {len(broken)} clients could not be read and were left "
             "out; their logs name them"
         )
-    return lines
+    return lines + _files_lines(results.get("sites", {}))
+
+
+def _files_lines(sites: dict[str, dict[str, int]]) -> list[str]:
+    """What became of the files of clients with folders of their own, if some are not used or used twice."""
+    total: Counter[str] = Counter()
+    for files in sites.values():
+        total.update(files)
+    left = [f"{total[reason]:,} {reason}" for reason in PASSED_OVER if total[reason]]
+    twice = [f"{total[name]:,} {name}" for name in ("used twice", "used in two classes") if total[name]]
+    if not left and not twice:
+        return []
+    said = f"{total['used']:,} files of {len(sites)} clients are images; passed over: {', '.join(left) or 'nothing'}"
+    return [f"Data        {'; '.join([said, *twice])}; their logs have examples"]
 
 
 def _figures(what: str, entry: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +33,9 @@ class _Question:
 
 
 class Enrolment:
-    """Asks every new node who it is, and refuses those whose frozen model differs from the server's, or who answer with
-    an error, as a site does whose images are missing or of other classes.
+    """Asks every new node who it is, and refuses those whose frozen model differs from the server's, who divide the
+    run's images into another number of parts than most do, or who answer with an error, as a site does whose images are
+    missing or of other classes.
 
     Every node is waited for once. One that does not answer is mute: it is asked again from time to time, and takes part
     from the round after its answer, but no round waits for it.
@@ -75,6 +77,10 @@ class Enrolment:
         self._mute: dict[int, float] = {}  # node id -> when it is asked again; monotonic
         self.holds: dict[int, bytes] = {}
         """Digest of the theta (or mask, by the run's method) that each client has kept, as far as it has said."""
+        self.files: dict[int, Mapping[str, int]] = {}
+        """What became of the files of each client that has a folder of its own (`common.messages.Hello.files`)."""
+        self._partitions: dict[int, int] = {}  # client id -> into how many parts it divides the run's images
+        self._divided: int | None = None  # into how many they are divided in this run, once it has begun
         self.owners: dict[int, int] = {}
         """Node that each client's id belongs to; of runs that bind them."""
 
@@ -94,11 +100,16 @@ class Enrolment:
             self._forget_absent(nodes)
             self._ask(grid, nodes, now)
             self._hear(grid)
-            online, waiting = self.connected(nodes), any(question.until > now for question in self._asked.values())
+            waiting = any(question.until > now for question in self._asked.values())
+            if len(self.connected(nodes)) >= self._min_clients and not waiting:
+                self._agree_on_partitions(nodes)
+            online = self.connected(nodes)
             if len(online) >= self._min_clients and not waiting:
                 return online
             hopeless = len(nodes) >= self._min_clients and nodes <= self._refused.keys()
             if hopeless or now - begun >= self._wait_seconds:
+                self._agree_on_partitions(nodes)
+                online = self.connected(nodes)
                 if len(online) >= self._min_clients:
                     return online
                 raise RoundError(self._too_few(len(online), now - begun))
@@ -182,6 +193,8 @@ class Enrolment:
                 f"its partition-id {hello.client} belongs to node {self.owners[hello.client]}, which named it first "
                 "(bind-clients)"
             )
+        if self._divided is not None and hello.partitions not in (None, self._divided):
+            return _other_partitions(hello.client, hello.partitions, self._divided)
         # A restarted SuperNode comes back under a new node id, long before Flower notices that the old one is gone: the
         # newest stands.
         for other in [other for other, client in self._clients.items() if client == hello.client]:
@@ -192,8 +205,38 @@ class Enrolment:
             del self._clients[other]
             self._refused[other] = f"its partition-id {hello.client} was taken over by node {node}"
         self._clients[node] = hello.client
+        self._partitions.pop(hello.client, None)
+        if hello.partitions is not None:
+            self._partitions[hello.client] = hello.partitions
+        self.files.pop(hello.client, None)
+        if hello.files:
+            self.files[hello.client] = hello.files
         self.note_holding(hello.client, hello.holds)
         return None
+
+    def _agree_on_partitions(self, nodes: Collection[int]) -> None:
+        """Of the clients that share the run's images, refuse those that divide them into another number of parts than
+        most: they would train on images of others, and some on none. Once a run has begun its number stands. Where as
+        many clients say one thing as another there is no telling who is wrong, and both are refused.
+        """
+        sharing = {
+            client: (node, self._partitions[client])
+            for client, node in self.connected(nodes).items()
+            if client in self._partitions
+        }
+        if not sharing:
+            return
+        if self._divided is None:
+            ranked = Counter(parts for _, parts in sharing.values()).most_common(2)
+            if len(ranked) == 1 or ranked[0][1] > ranked[1][1]:
+                self._divided = ranked[0][0]
+        for client, (node, parts) in sharing.items():
+            if parts != self._divided:
+                others = self._divided or next(other for _, other in sharing.values() if other != parts)
+                reason = _other_partitions(client, parts, others)
+                del self._clients[node]
+                self._refused[node] = reason
+                self._say(f"node {node} refused: {reason}")
 
     def note_holding(self, client: int, digest: bytes | None) -> None:
         """Remember what a client says it holds, or that it holds nothing."""
@@ -201,6 +244,13 @@ class Enrolment:
             self.holds.pop(client, None)
         else:
             self.holds[client] = digest
+
+
+def _other_partitions(client: int, parts: int | None, others: int) -> str:
+    return (
+        f"client {client} has num-partitions = {parts}, where others have {others}: parts of the run's images would "
+        "overlap, and some be nobody's; start all SuperNodes without data of their own with the same number"
+    )
 
 
 def draw_sample(online: Collection[int], count: int, seed: int, server_round: int) -> list[int]:

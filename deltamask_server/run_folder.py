@@ -124,10 +124,23 @@ class RunFolder:
         }
         self._write_results()
 
-    def set_data(self, classes: tuple[str, ...], test_images: int, broken: int) -> None:
-        """Record the class list and the server's test images; ``broken`` of them could not be read."""
+    def set_data(
+        self, classes: tuple[str, ...], test_images: int, broken: int, files: Mapping[str, int] | None = None
+    ) -> None:
+        """Record the class list and the server's test images; ``broken`` of them could not be read. ``files``: what
+        became of the files of its folder (`common.data.inventory.COUNTED`).
+        """
         self.results["data"] = {"classes": list(classes), "test_images": test_images, "broken_test_images": broken}
+        if files is not None:
+            self.results["data"]["files"] = dict(files)
         self._write_results()
+
+    def set_sites(self, files: Mapping[int, Mapping[str, int]]) -> None:
+        """Record what became of the files of each client that has a folder of its own; those that are gone stay."""
+        sites = self.results.get("sites", {}) | {str(client): dict(files[client]) for client in sorted(files)}
+        if sites != self.results.get("sites", {}):
+            self.results["sites"] = sites
+            self._write_results()
 
     def set_linear_probe(self, scored: Scored, tally: Tally, seconds: float) -> None:
         """Record the head round, of whatever kind, and how good its linear classifier is on the frozen features, which

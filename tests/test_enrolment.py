@@ -149,3 +149,39 @@ def test_without_binding_the_newest_node_stands() -> None:
     grid.nodes[12] = lambda message: [answer(message, pack_hello(Hello(1, DIGEST, D)))]
     assert who.online(grid) == {0: 10, 1: 12}
     assert said == ["client 1 is now node 12, no longer 11: a restart, or two SuperNodes with one partition-id"]
+
+
+def sharing(client: int, parts: int | None) -> Node:
+    return lambda message: [answer(message, pack_hello(Hello(client, DIGEST, D, partitions=parts)))]
+
+
+def test_clients_that_divide_the_images_otherwise_than_most_are_refused() -> None:
+    who, said = enrolment()
+    grid = MemoryGrid({10: sharing(0, 3), 11: sharing(1, 2), 12: sharing(2, 3), 13: sharing(3, None)})
+    assert who.online(grid) == {0: 10, 2: 12, 3: 13}
+    assert said == [
+        "node 11 refused: client 1 has num-partitions = 2, where others have 3: parts of the run's images would "
+        "overlap, and some be nobody's; start all SuperNodes without data of their own with the same number"
+    ]
+    grid.nodes |= {14: sharing(4, 5), 15: sharing(5, 5), 16: sharing(6, 5)}
+    assert who.online(grid) == {0: 10, 2: 12, 3: 13}, "once a run has begun its number stands"
+    assert len(said) == 4
+    del grid.nodes[11]
+    grid.nodes[17] = sharing(1, 3)
+    assert who.online(grid) == {0: 10, 1: 17, 2: 12, 3: 13}
+
+
+def test_where_as_many_say_one_thing_as_another_the_run_ends_and_says_so() -> None:
+    who, _ = enrolment()
+    begun = time.monotonic()
+    with pytest.raises(RoundError) as refusal:
+        who.online(MemoryGrid({10: sharing(0, 2), 11: sharing(1, 3)}))
+    assert time.monotonic() - begun < WAIT / 2
+    for text in ("client 0 has num-partitions = 2, where others have 3", "client 1 has num-partitions = 3, where"):
+        assert text in str(refusal.value)
+
+
+def test_clients_with_images_of_their_own_need_not_agree() -> None:
+    who, said = enrolment()
+    assert who.online(MemoryGrid({10: sharing(0, None), 11: sharing(1, 3)})) == {0: 10, 1: 11}
+    assert said == []

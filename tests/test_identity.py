@@ -59,7 +59,7 @@ def test_a_folder_is_another_when_one_file_or_the_size_is(tmp_path: Path) -> Non
     assert len({first, identity(side=8), identity(count=5)}) == 3
     write_folder(root, {"sea": 1}, seed=1)
     other = identity(count=7)
-    (root / "sea" / "1-000.png").write_bytes(b"broken")
+    (root / "sea" / "1-000.png").write_bytes(b"\x89PNG\r\n\x1a\n, broken")
     broken = identity(count=7)
     assert len({first, other, broken}) == 3
     assert identity() == first, "the images at these positions are the same"

@@ -36,6 +36,9 @@ def sites(tmp_path: Path) -> Path:
     (tmp_path / "forest" / "fern" / "cut.jpg").write_bytes(
         next((tmp_path / "forest" / "fern").glob("*.jpg")).read_bytes()[:200]
     )
+    (tmp_path / "forest" / "fern" / "phone.heic").write_bytes(b"\0\0\0\x14ftypheic\0\0\0\0heic")
+    fern = tmp_path / "forest" / "fern"
+    (fern / "3-010.png").write_bytes((fern / "3-004.png").read_bytes())
     write_folder(tmp_path / "kiosk", {"apple": 4, "newspaper": 4}, seed=4)
     return tmp_path
 
@@ -53,7 +56,13 @@ def test_three_sites_with_folders_of_their_own(
     run = RUN | {"dataset": f"folder:{sites / 'server'}"}
     results = run_in_process(sites, run, nodes(sites, "harbour", "forest", "kiosk"))
     assert results["status"] == "completed"
-    assert results["data"] == {"classes": list(CLASSES), "test_images": 12, "broken_test_images": 0}
+    assert results["data"] == {
+        "classes": list(CLASSES),
+        "test_images": 12,
+        "broken_test_images": 0,
+        "files": {"used": 12},
+    }
+    assert results["sites"] == {"0": {"used": 16}, "1": {"used": 17, "used twice": 1, "HEIC": 1}}
     # The kiosk is refused before it takes part; what is wrong stays in its own log.
     printed = capsys.readouterr().out
     assert "node 102 refused: it answered with an error: DataError; see the log of this SuperNode" in printed
@@ -79,6 +88,10 @@ def test_three_sites_with_folders_of_their_own(
     assert "1 of 17 images cannot be read and are left out: fern/cut.jpg" in caplog.text
     assert "Clients     accuracy on their held-out images: mean" in printed
     assert "Data        1 images of 1 clients could not be read" in printed
+    assert "Data        33 files of 2 clients are images; passed over: 1 HEIC; 1 used twice; their logs" in printed
+    assert "17 images used; passed over: 1 HEIC (fern/phone.heic); 1 are copies of another one (fern/" in caplog.text
+    assert "phone.heic" not in printed
+    assert "phone.heic" not in (sites / "runs" / "latest" / "results.json").read_text()
     lines = [json.loads(line) for line in (sites / "runs" / "latest" / "rounds.jsonl").read_text().splitlines()]
     said = [line["earlier"]["validation"] for line in lines]
     assert said == [head, *(entry["validation"] for entry in results["rounds"][:-1])], "by those who trained next"
@@ -125,7 +138,7 @@ def test_a_client_without_images_of_its_own_cannot_share_a_flat_folder(sites: Pa
 
 def test_a_site_of_which_nothing_can_be_read_says_so(sites: Path) -> None:
     (sites / "bad" / "sea").mkdir(parents=True)
-    (sites / "bad" / "sea" / "1.png").write_bytes(b"nothing")
+    (sites / "bad" / "sea" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing")
     node = parse_node_config(nodes(sites, "bad")[0] | {"cache-dir": str(sites / "cache")})
     check_source(RunConfig(), node, CLASSES)
     with pytest.raises(DataError, match="none of 1 images can be read"):
@@ -134,6 +147,6 @@ def test_a_site_of_which_nothing_can_be_read_says_so(sites: Path) -> None:
 
 def test_a_server_whose_test_images_are_all_broken_says_so(sites: Path) -> None:
     (sites / "bad" / "sea").mkdir(parents=True)
-    (sites / "bad" / "sea" / "1.png").write_bytes(b"nothing")
+    (sites / "bad" / "sea" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing")
     with pytest.raises(DataError, match="none of its 1 test images can be read"):
         run_in_process(sites, RUN | {"dataset": f"folder:{sites / 'bad'}"}, nodes(sites, "harbour"))

@@ -30,7 +30,9 @@ class NodeConfig(Section):
         lt=2**32 - 1,
         description="The client id: 0 .. num-partitions - 1, another one for each SuperNode, the same after a restart.",
     )
-    num_partitions: int = Field(ge=1, description="Parts the training data is divided into.")
+    num_partitions: int = Field(
+        ge=1, description="Parts the training data is divided into; the same for all clients without `data`."
+    )
     data: str = Field(
         "",
         description="This client's own images, all of which are its part: `folder:PATH`, `npz:PATH` or another "

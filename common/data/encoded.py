@@ -18,6 +18,7 @@ import PIL
 from numpy.typing import NDArray
 
 from common.data.decode import decode_image
+from common.data.information import shows_little
 from common.data.split import Images, part_identity
 from common.files import CACHE_BYTES, evict, keep_array, kept_array
 
@@ -83,13 +84,23 @@ def _decode(items: Sequence[Encoded], side: int, transposed: bool) -> tuple[NDAr
     images = np.empty((len(items), side, side, 3), np.uint8)
     kept: list[int] = []
     broken: list[str] = []
+    little: list[str] = []
     for position, item in enumerate(items):
         try:
             images[len(kept)] = decode_image(item.open(), side, transposed)
         except Exception as error:  # Pillow's readers raise many types; one bad file must not keep a site out
             broken.append(f"{item.name} ({type(error).__name__}: {error})")
         else:
+            if shows_little(images[len(kept)]):
+                little.append(item.name)
             kept.append(position)
+    if little:
+        _log.warning(
+            "%d of %d images show next to nothing: blank, or of very low range, as 8-bit values in 16-bit files (%s)",
+            len(little),
+            len(items),
+            little[0],
+        )
     if broken:
         more = f" and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
         _log.warning(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from common.data.inventory import Inventory
 from common.errors import DataError
 
 __all__ = ["Images", "Loaded", "Reader", "Split", "numbered", "part_identity", "split_of_arrays"]
@@ -53,6 +54,8 @@ class Split:
     read: Reader
     numbered: bool = False
     """The source knows classes by number only; their names are the digits."""
+    inventory: Inventory | None = None
+    """What became of each file; of folders."""
 
     def load(self, positions: NDArray[np.int64]) -> Loaded:
         """Read the images at some positions."""

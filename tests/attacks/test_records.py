@@ -20,7 +20,9 @@ from common.errors import OversizedPayload, PayloadError, RoundError, TruncatedP
 from common.messages import (
     HEAD,
     HELLO,
+    Hello,
     Part,
+    pack_hello,
     pack_update,
     unpack_check,
     unpack_gain,
@@ -239,6 +241,11 @@ HELLOS: dict[str, ConfigRecord | MetricRecord] = {
     "text for a digest": ConfigRecord({"client": 1, "digest": "12345678", "d": D}),
     "more weights than fit": ConfigRecord({"client": 1, "digest": DIGEST, "d": 10**5000}),
     "long digest of what it holds": ConfigRecord({"client": 1, "digest": DIGEST, "d": D, "holds": DIGEST * 10**6}),
+    "a part beyond all": ConfigRecord({"client": 3, "digest": DIGEST, "d": D, "partitions": 3}),
+    "no parts": ConfigRecord({"client": 0, "digest": DIGEST, "d": D, "partitions": 0}),
+    "parts beyond 32 bits": ConfigRecord({"client": 1, "digest": DIGEST, "d": D, "partitions": 10**5000}),
+    "text for parts": ConfigRecord({"client": 1, "digest": DIGEST, "d": D, "partitions": "2"}),
+    "a truth for parts": ConfigRecord({"client": 0, "digest": DIGEST, "d": D, "partitions": True}),
     "many keys": ConfigRecord({f"key-{i}": FLOODING[:100] for i in range(10_000)}),
 }
 
@@ -248,6 +255,29 @@ def test_a_node_with_an_odd_answer_is_refused_in_one_short_line(name: str) -> No
     with pytest.raises(WrongFormat):
         unpack_hello(RecordDict({"hello": HELLOS[name]}))
     odd = node(1, lambda content, message: [RecordDict({"hello": HELLOS[name]})], kind=HELLO)
+    with pytest.raises(RoundError, match="1 usable clients") as refusal:
+        run_rounds(strategy(), MemoryGrid({0: node(0), 1: odd}))
+    assert len(str(refusal.value)) < 1_000
+
+
+FILES: dict[str, ConfigRecord | MetricRecord] = {
+    "another record": MetricRecord({"used": 1}),
+    "a name of theirs": ConfigRecord({"used": 1, "/home/me/secret.png": 1}),
+    "many names": ConfigRecord({f"{FLOODING[:100]}{i}": 1 for i in range(10_000)}),
+    "text for a number": ConfigRecord({"used": FLOODING}),
+    "a fraction": ConfigRecord({"used": 0.5}),
+    "a truth": ConfigRecord({"used": True}),
+    "fewer than none": ConfigRecord({"used": -1}),
+    "a number that no sum takes": ConfigRecord({"used": 10**5000}),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_node_with_odd_counts_of_files_is_refused_in_one_short_line(name: str) -> None:
+    content = RecordDict({**pack_hello(Hello(1, DIGEST, D)), "files": FILES[name]})
+    with pytest.raises(WrongFormat):
+        unpack_hello(content)
+    odd = node(1, lambda _, message: [content], kind=HELLO)
     with pytest.raises(RoundError, match="1 usable clients") as refusal:
         run_rounds(strategy(), MemoryGrid({0: node(0), 1: odd}))
     assert len(str(refusal.value)) < 1_000

@@ -23,7 +23,7 @@ def test_a_healthy_node_passes_every_check(setting: Setting) -> None:
     assert [each.check for each in found if each.check != "clock"] == [
         *("python", "libraries", "device", "disk: Flower"),
         *("ca", "key", "reachable", "tls", "grpc", "sign-in"),
-        *("weights", "disk: cache", "data", "versions"),
+        *("weights", "disk: cache", "data", "data: files", "data: images", "versions"),
     ]
     data = next(each for each in found if each.check == "data")
     assert "5 images of 2 classes" in data.found

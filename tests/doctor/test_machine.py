@@ -9,7 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from common.config.cache_path import default_cache_path
 from deltamask_server.tools.doctor import Setting, Status
@@ -42,15 +44,43 @@ def test_a_folder_without_class_folders(setting: Setting, tmp_path: Path) -> Non
 def test_a_class_without_images(setting: Setting, tmp_path: Path) -> None:
     (tmp_path / "images" / "sea").mkdir()
     fault = the_fault(setting)
-    assert (fault.check, fault.status) == ("data", Status.warning)
-    assert "none of sea" in fault.found
+    assert (fault.check, fault.status) == ("data: files", Status.warning)
+    assert "no image in sea: no class" in fault.found
 
 
 def test_images_that_are_broken(setting: Setting, tmp_path: Path) -> None:
     (tmp_path / "images" / "apple" / "half.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     fault = the_fault(setting)
-    assert (fault.check, fault.status) == ("data", Status.warning)
-    assert "half.jpg" in fault.found
+    assert (fault.check, fault.status) == ("data: images", Status.warning)
+    assert "6 of 6 decoded: mean" in fault.found
+    assert "1 cannot be read (apple/half.jpg); 0 show next to nothing" in fault.found
+
+
+def test_images_that_show_nothing(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images", {"apple": 2})
+    Image.new("L", (50, 40), 255).save(root / "apple" / "blank.png")
+    Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)).save(root / "apple" / "dark.tif")
+    about, files, images = check_data(f"folder:{root}", tmp_path)
+    assert [each.status for each in (about, files, images)] == [Status.ok, Status.ok, Status.warning]
+    assert "4 images of 1 classes" in about.found
+    assert "2 show next to nothing (apple/" in images.found
+    assert "modes RGB (2), " in images.found
+    np.savez(tmp_path / "own.npz", x_train=np.zeros((7, 8, 9), np.uint8), y_train=np.arange(7))
+    _, images = check_data(f"npz:{tmp_path}/own.npz", tmp_path)
+    assert images.found == (
+        "7 of 7 decoded: mean 0, range 0 .. 0, sizes 9 x 8 (7); 0 cannot be read; 7 show next to nothing (image 0, "
+        "image 1, image 2)"
+    )
+
+
+def test_files_that_are_not_used(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images", {"apple": 4, "fern": 1})
+    (root / "apple" / "copy.dat").write_bytes(next((root / "fern").iterdir()).read_bytes())
+    (root / "apple" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    _, files, images = check_data(f"folder:{root}", tmp_path)
+    assert (files.status, images.status) == (Status.warning, Status.ok)
+    assert "6 images used; passed over: 1 HEIC (apple/phone.heic)" in files.found
+    assert "1 are copies of another one, 1 of them in another class (apple/copy.dat and fern/0-000.png)" in files.found
 
 
 def test_a_class_folder_that_may_not_be_read() -> None:
@@ -127,7 +157,7 @@ def options(setting: Setting) -> list[str]:
 def test_the_command_says_what_to_do(setting: Setting) -> None:
     good = run(*options(setting))
     assert good.exit_code == 0, good.output
-    assert "16 checks, 0 failed" in good.output
+    assert "18 checks, 0 failed" in good.output
     assert setting.auth_key
     setting.auth_key.chmod(0o644)
     bad = run(*options(setting))

@@ -119,7 +119,11 @@ def _target(
 
 
 def _hellos() -> list[RecordDict]:
-    return [pack_hello(Hello(3, _DIGEST, 2_000_000)), pack_hello(Hello(2**32 - 2, _DIGEST, 0, _DIGEST))]
+    return [
+        pack_hello(Hello(3, _DIGEST, 2_000_000)),
+        pack_hello(Hello(2**32 - 2, _DIGEST, 0, _DIGEST, partitions=2**32 - 1)),
+        pack_hello(Hello(0, _DIGEST, 1, files={"used": 12, "HEIC": 3})),
+    ]
 
 
 def _updates() -> Target:

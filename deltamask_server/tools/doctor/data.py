@@ -6,21 +6,20 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from PIL import Image
-
-from common.data.folder import SUFFIXES
+from common.data.inventory import Inventory
 from common.data.sources import open_split
 from common.errors import DataError, brief
 from deltamask_server.tools.doctor.finding import Finding, failed, ok, warning
+from deltamask_server.tools.doctor.sample import look_at_arrays, look_at_files
 
 __all__ = ["check_data"]
 
-_SAMPLE = 20
-"""Images of each class that are opened."""
+_SHOWN = 10
 
 
 def check_data(data: str, cache: Path) -> list[Finding]:
-    """Open a source as a client does, and decode some of its images.
+    """Open a source as a client does, count what becomes of its files, and decode as many images as a few seconds
+    allow.
 
     Parameters
     ----------
@@ -40,40 +39,27 @@ def check_data(data: str, cache: Path) -> list[Finding]:
     except (DataError, OSError) as error:
         return [failed("data", brief(error), advice)]
     counts = Counter(split.labels.tolist())
-    found = f"{len(split.labels):,} images of {len(counts)} classes in {data}"
-    if data.startswith("folder:"):
-        if empty := [name for label, name in enumerate(split.classes) if not counts[label]]:
-            return [warning("data", f"{found}; none of {', '.join(empty)}", f"remove empty folders, or {advice}")]
-        if broken := _broken(root):
-            shown = ", ".join(str(path) for path in broken[:3])
-            return [
-                warning(
-                    "data",
-                    f"{found}; of a sample {len(broken)} cannot be read: {shown}",
-                    "replace or remove them: training leaves them out",
-                )
-            ]
-    return [ok("data", found)]
+    named = [f"{brief(split.classes[label])} {count:,}" for label, count in sorted(counts.items())]
+    shown = ", ".join(named[:_SHOWN]) + (", ..." if len(named) > _SHOWN else "")
+    found = f"{len(split.labels):,} images of {len(counts)} classes in {data} ({shown})"
+    if split.inventory is None:
+        return [ok("data", found), look_at_arrays(split)]
+    return [ok("data", found), _files(split.inventory), look_at_files(split.inventory)]
+
+
+def _files(inventory: Inventory) -> Finding:
+    """What is used, what is not, and what comes twice."""
+    duplicates = inventory.duplicates()
+    found = inventory.text(duplicates)
+    if not inventory.suspicious(duplicates):
+        return ok("data: files", found)
+    advice = "look at the examples: convert, rename, move or remove such files and folders (docs/data.md)"
+    return warning("data: files", found, advice)
 
 
 def _closed(root: Path) -> Path | None:
-    """A folder that may not be listed; the walk of the data reader passes over it in silence."""
+    """A folder that may not be listed: its images are this site's as well."""
     found: list[Path] = []
     for _ in os.walk(root, onerror=lambda error: found.append(Path(error.filename))):
         pass
     return found[0] if found else None
-
-
-def _broken(root: Path) -> list[Path]:
-    """Of the first images of every folder, those that Pillow cannot decode."""
-    broken = []
-    for directory, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in [name for name in sorted(names) if name.lower().endswith(SUFFIXES)][:_SAMPLE]:
-            path = Path(directory, name)
-            try:
-                with Image.open(path) as image:
-                    image.load()
-            except Exception:  # decoders raise whatever they like
-                broken.append(path)
-    return broken
