@@ -10,17 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.encoded import Encoded, decode_all
+from common.data.pixel_range import PixelRange
 from common.data.split import Images, Split
 from common.errors import DataError
 from common.files import CACHE_BYTES
 
 __all__ = ["SUFFIXES", "open_folder"]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".dcm")
 """Files with other names are no images and not looked at."""
 
 
-def open_folder(root: Path, part: str, own: bool, side: int, cache: Path, limit_bytes: int = CACHE_BYTES) -> Split:
+def open_folder(
+    root: Path,
+    part: str,
+    own: bool,
+    side: int,
+    cache: Path,
+    limit_bytes: int = CACHE_BYTES,
+    pixel_range: PixelRange | None = None,
+) -> Split:
     """List a folder; images are decoded when they are asked for.
 
     A folder whose sub-folders are ``train`` and ``test``, and nothing else, holds both splits, each with its class
@@ -35,7 +44,7 @@ def open_folder(root: Path, part: str, own: bool, side: int, cache: Path, limit_
         ``train`` or ``test``.
     own
         The folder is one client's own.
-    side, cache, limit_bytes
+    side, cache, limit_bytes, pixel_range
         See `common.data.encoded.decode_all`.
 
     Returns
@@ -72,7 +81,7 @@ def open_folder(root: Path, part: str, own: bool, side: int, cache: Path, limit_
 
     def read(positions: NDArray[np.int64]) -> Images:
         items = [_encoded(files[position], root) for position in positions]
-        return decode_all(items, side, cache, limit_bytes=limit_bytes)
+        return decode_all(items, side, cache, limit_bytes=limit_bytes, pixel_range=pixel_range)
 
     return Split(np.array(labels, dtype=np.int64), classes, read)
 
