@@ -86,7 +86,9 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(pixels: NDArray[np.generic], colour: int = 0, chunks: Sequence[bytes] = (), after: Sequence[bytes] = ()) -> bytes:
+def png(
+    pixels: NDArray[np.generic], colour: int = 0, chunks: Sequence[bytes] = (), after: Sequence[bytes] = ()
+) -> bytes:
     """A PNG of 8 or 16 bits, with more chunks before and after those of the pixels."""
     height, width = pixels.shape[:2]
     depth = 8 * pixels.dtype.itemsize
@@ -111,7 +113,7 @@ def tiff(
     tags: Sequence[tuple[int, int, Sequence[float]]] = (),
     bits: int = 0,
 ) -> bytes:
-    """A TIFF in either order of bytes, with other tags (number, type, values) besides; ``bits`` of rows packed before."""
+    """A TIFF in either order of bytes, with other tags (number, type, values) besides; ``bits`` of packed rows."""
     height, width = pixels.shape[:2]
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     stored = np.moveaxis(pixels, 2, 0) if planes else pixels

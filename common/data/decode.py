@@ -169,8 +169,8 @@ def _from_8(image: Image.Image, png: Png, tiff: Tiff) -> Image.Image:
         image.info.pop("transparency", None)
         pixels = np.asarray(image.convert("RGB" if len(png.clear) == 3 else "L"))
         scale = 255 // (2**png.bits - 1) if png.bits <= 8 else 1
-        alpha = _alpha(pixels.reshape(*pixels.shape[:2], -1), [sample * scale for sample in png.clear])
-        return _on_white(image.convert("RGB"), alpha)
+        solid = _alpha(pixels.reshape(*pixels.shape[:2], -1), [sample * scale for sample in png.clear])
+        return _on_white(image.convert("RGB"), solid)
     alpha: NDArray[np.uint8] | None = None
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -25,7 +25,19 @@ def spliced(file: BinaryIO, parts: Sequence[tuple[int, int] | bytes]) -> BinaryI
     -------
     Read-only; can be sought in. It has no file descriptor, since that would lead around it.
     """
-    return io.BufferedReader(_Spliced(file, parts), buffer_size=1 << 16)
+    return _Reader(_Spliced(file, parts))
+
+
+class _Reader(io.BufferedReader):
+    def __init__(self, raw: _Spliced) -> None:
+        super().__init__(raw, buffer_size=1 << 16)
+        self._end = raw.end
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(
+            0, self._end - self.tell()
+        )  # room for all that is asked for is made at once: a file may ask for much
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 class _Spliced(io.RawIOBase):
@@ -34,6 +46,7 @@ class _Spliced(io.RawIOBase):
         self._parts = parts
         sizes = (len(part) if isinstance(part, bytes) else part[1] - part[0] for part in parts)
         self._starts = [0, *accumulate(sizes)]
+        self.end = self._starts[-1]
         self._position = 0
 
     def readable(self) -> bool:
@@ -43,7 +56,7 @@ class _Spliced(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._starts[-1]}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.end}[whence]
         self._position = max(0, base + offset)
         return self._position
 
