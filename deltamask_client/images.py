@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from common.config.node import NodeConfig
 from common.config.run import RunConfig
 from common.data import Loaded, Split, is_local, open_split
-from common.data.pixel_range import PixelRange
 from common.data.config import DirichletSection, PathologicalSection
+from common.data.pixel_range import PixelRange
 from common.data.split import part_identity
 from common.errors import DataError
 from common.uniforms import stream_seed

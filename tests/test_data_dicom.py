@@ -114,9 +114,10 @@ def test_monochrome1_is_turned() -> None:
 
 
 def test_tables_in_place_of_a_window_and_of_a_slope() -> None:
-    table = item(LUTDescriptor=[256, 0, 16], LUTData=[65535 - 257 * n for n in range(256)])
+    ramp = np.arange(256, dtype="<u2") * 257
+    table = item(LUTDescriptor=[256, 0, 16], LUTData=ramp[::-1].tobytes())
     assert np.array_equal(decoded(dicom(picture(), VOILUTSequence=[table])), 255 - GREY)
-    table = item(LUTDescriptor=[256, 0, 16], LUTData=[257 * n for n in range(256)], ModalityLUTType="US")
+    table = item(LUTDescriptor=[256, 0, 16], LUTData=ramp.tobytes(), ModalityLUTType="US")
     assert np.array_equal(decoded(dicom(picture(), ModalityLUTSequence=[table])), GREY)
 
 

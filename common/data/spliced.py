@@ -34,9 +34,8 @@ class _Reader(io.BufferedReader):
         self._end = raw.end
 
     def read(self, size: int | None = -1, /) -> bytes:
-        left = max(
-            0, self._end - self.tell()
-        )  # room for all that is asked for is made at once: a file may ask for much
+        # Room for all that is asked for is made at once, and lengths in a file may ask for gigabytes.
+        left = max(0, self._end - self.tell())
         return super().read(left if size is None or size < 0 else min(size, left))
 
 
