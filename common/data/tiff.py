@@ -21,7 +21,7 @@ from common.data.tiles import with_raw_mode
 __all__ = ["Tiff", "is_tiff", "mend", "read_tiff", "tiff_depth"]
 
 _BITS, _PHOTOMETRIC, _COLOUR_MAP, _FORMAT, _SMALLEST, _LARGEST = 258, 262, 320, 339, 340, 341
-_WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _YCBCR = 0, 1, 6
 _UNSIGNED, _SIGNED = 1, 2
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
@@ -108,6 +108,10 @@ def mend(image: Image.Image, stated: Tiff) -> None:
         raw = tile[3][0]
         if tile[0] == "libtiff":
             raw = _NATIVE.get(raw, raw)
+        elif (
+            raw == "RGBX" and _value(image, _PHOTOMETRIC) == _YCBCR
+        ):  # what libtiff would have made of it, to Pillow 12
+            image._mode = raw = "YCbCr"
         elif _bits(image) == 16 and len(raw) == 1 and image.mode in ("RGB", "RGBA"):  # one colour after another
             raw = f"{raw};16{'B' if stated.big_endian else 'L'}"
         tiles.append(with_raw_mode(tile, raw))
