@@ -108,9 +108,7 @@ def mend(image: Image.Image, stated: Tiff) -> None:
         raw = tile[3][0]
         if tile[0] == "libtiff":
             raw = _NATIVE.get(raw, raw)
-        elif (
-            raw == "RGBX" and _value(image, _PHOTOMETRIC) == _YCBCR
-        ):  # what libtiff would have made of it, to Pillow 12
+        elif raw == "RGBX" and _value(image, _PHOTOMETRIC) == _YCBCR:  # to Pillow 12, as if libtiff had unpacked it
             image._mode = raw = "YCbCr"
         elif _bits(image) == 16 and len(raw) == 1 and image.mode in ("RGB", "RGBA"):  # one colour after another
             raw = f"{raw};16{'B' if stated.big_endian else 'L'}"
