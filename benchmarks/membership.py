@@ -126,7 +126,8 @@ def figures(members: NDArray[np.float64], others: NDArray[np.float64]) -> dict[s
 
 
 def _others(run: RunConfig, node: NodeConfig, site: Site) -> Site:
-    split = open_split(run.data.dataset, "test", site.backbone.spec.size, node.cache_path)
+    data, side = run.data, site.backbone.spec.size
+    split = open_split(data.dataset, "test", side, node.cache_path, pixel_range=data.black_and_white)
     loaded = split.load(np.arange(len(split.labels)))
     activations = activations_of(run, node, site.backbone, loaded.images, loaded.identity)
     return Site(site.backbone, activations, loaded.labels.astype(np.int64), site.classes, 0)

@@ -16,6 +16,7 @@ from common.config.node import NodeConfig
 from common.config.run import RunConfig
 from common.data import Loaded, Split, is_local, open_split
 from common.data.config import DirichletSection, PathologicalSection
+from common.data.pixel_range import PixelRange
 from common.data.split import part_identity
 from common.errors import DataError
 from common.uniforms import stream_seed
@@ -79,7 +80,7 @@ def check_source(run: RunConfig, node: NodeConfig, classes: tuple[str, ...]) -> 
     if is_local(node.data or run.data.dataset):
         split = _open(run, node, classes, side=1)
         if run.evaluation.personal_test and not node.data:
-            _open_test(run.data.dataset, node.cache_path, classes, side=1)
+            _open_test(run.data.dataset, node.cache_path, classes, 1, run.data.black_and_white)
         if split.inventory is not None and (node.data or node.partition_id == 0):  # of what all share one is enough
             duplicates = split.inventory.duplicates()
             level = logging.WARNING if split.inventory.suspicious(duplicates) else logging.INFO
@@ -135,13 +136,19 @@ def site_images(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], side
 
 @functools.lru_cache(maxsize=16)
 def test_images(
-    dataset: str, limit: int, cache: Path, classes: tuple[str, ...], own: tuple[int, ...], side: int
+    dataset: str,
+    limit: int,
+    cache: Path,
+    classes: tuple[str, ...],
+    own: tuple[int, ...],
+    side: int,
+    pixel_range: PixelRange | None,
 ) -> Loaded:
     """Read those test images of a dataset that are of some classes; clients with the same classes share them.
 
     Parameters
     ----------
-    dataset, limit
+    dataset, limit, pixel_range
         As in the run config: the server tests on the same images, of all classes.
     cache
         Folder where decoded images and unpacked arrays are kept.
@@ -157,19 +164,22 @@ def test_images(
     DataError
         If the test images cannot be had, or have a class that the run has not.
     """
-    split = _open_test(dataset, cache, classes, side)
+    split = _open_test(dataset, cache, classes, side, pixel_range)
     positions = split.balanced(limit)
     return split.load(positions[np.isin(split.labels[positions], own)])
 
 
-def _open_test(dataset: str, cache: Path, classes: tuple[str, ...], side: int) -> Split:
-    split = open_split(dataset, "test", side, cache)
+def _open_test(dataset: str, cache: Path, classes: tuple[str, ...], side: int, pixel_range: PixelRange | None) -> Split:
+    split = open_split(dataset, "test", side, cache, pixel_range=pixel_range)
     return split.agreed(classes, f"dataset = {dataset!r}") if classes else split
 
 
 def _open(run: RunConfig, node: NodeConfig, classes: tuple[str, ...], side: int) -> Split:
     source, limit = node.data or run.data.dataset, node.cache_limit_bytes
-    split = open_split(source, "train", side, node.cache_path, own=bool(node.data), limit_bytes=limit)
+    pixel_range = node.black_and_white if node.data else run.data.black_and_white
+    split = open_split(
+        source, "train", side, node.cache_path, own=bool(node.data), limit_bytes=limit, pixel_range=pixel_range
+    )
     return split.agreed(classes, _source(run, node)) if classes else split
 
 

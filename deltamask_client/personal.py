@@ -61,7 +61,13 @@ def personal_test(
         return None
     own = tuple(int(label) for label in np.unique(site.labels))
     found = test_images(
-        run.data.dataset, run.data.test_limit, node.cache_path, site.classes, own, site.backbone.spec.size
+        run.data.dataset,
+        run.data.test_limit,
+        node.cache_path,
+        site.classes,
+        own,
+        site.backbone.spec.size,
+        run.data.black_and_white,
     )
     if len(found.labels) == 0:
         return None

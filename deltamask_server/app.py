@@ -83,7 +83,8 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder, found: Checkpoint | N
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name, which = config.backbone.backbone, config.backbone
     network = build_parts(name, which.weights, which.image_size, which.masked_blocks, device)
-    split = open_split(config.data.dataset, "test", network.spec.size, default_cache_path())
+    data, side = config.data, network.spec.size
+    split = open_split(data.dataset, "test", side, default_cache_path(), pixel_range=data.black_and_white)
     left = strategy_of.prune(network, config, len(split.classes))
     backbone = mask_parts(name, network)
     test = split.load(split.balanced(config.data.test_limit))

@@ -85,6 +85,7 @@ VALUES: dict[str, object] = {
     "backbone": "lenet",
     "weights": "random",
     "dataset": "cifar10",
+    "pixel-range": "0..4095",
     "output-dir": "elsewhere",
 }
 """Other values of keys that no rule finds one for."""

@@ -59,7 +59,7 @@ def test_16_bits_are_scaled_and_not_clipped(format: str) -> None:
 def test_values_without_a_known_range_are_refused() -> None:
     with pytest.raises(DataError, match="no known range"):
         decode_image(saved(Image.fromarray(np.full((8, 8), 0.5, np.float32)), "TIFF"), 8)
-    with pytest.raises(DataError, match=r"-5 \.\. -5"):
+    with pytest.raises(DataError, match="32-bit pixels have no known range"):
         decode_image(saved(Image.fromarray(np.full((8, 8), -5, np.int32)), "TIFF"), 8)
 
 

@@ -49,7 +49,6 @@ OTHERS: dict[str, tuple[str, bytes]] = {
     "f.jxl": ("JPEG XL", b"\xff\x0a\0\0"),
     "g.svg": ("SVG", b'<?xml version="1.0"?>\n<svg xmlns="x"/>'),
     "h.pdf": ("PDF", b"%PDF-1.7"),
-    "i": ("DICOM", bytes(128) + b"DICM"),
     "j.NEF": ("camera raw", picture("TIFF")),
     "k.psd": ("Photoshop", b"8BPS\0\1"),
     "l.zip": ("archive", b"PK\3\4"),

@@ -76,6 +76,6 @@ def test_the_parts_of_a_site_and_its_test_images_have_names_of_their_own(tmp_pat
     assert len(set(names)) == 5
     images.site_images.cache_clear()
     assert site(0, validation_fraction=0.25) == first
-    tests = [images.test_images("digits", 50, tmp_path, DIGITS, own, 8) for own in ((1, 2), (3,))]
+    tests = [images.test_images("digits", 50, tmp_path, DIGITS, own, 8, None) for own in ((1, 2), (3,))]
     assert tests[0].identity != tests[1].identity
     assert set(tests[0].labels) == {1, 2}

@@ -13,6 +13,7 @@ from common.config.cache_path import default_cache_path
 from common.config.run import defaults
 from common.config.section import Section, kebab, nearest, parse
 from common.config.state_path import default_state_path
+from common.data.pixel_range import AUTO, PixelRange, known_pixel_range, read_pixel_range
 from common.errors import ConfigError
 
 __all__ = ["NodeConfig", "parse_node_config"]
@@ -37,6 +38,11 @@ class NodeConfig(Section):
         "",
         description="This client's own images, all of which are its part: `folder:PATH`, `npz:PATH` or another "
         "`dataset`; default: its share of the run's dataset.",
+    )
+    pixel_range: str = Field(
+        AUTO,
+        description="What is black and white in those image files of `data` that have more than 8 bits, such as "
+        "`0..4095` or `-160..240`; `auto` is what each file states, else the full range of its bits.",
     )
     codec: str = Field("", description="This client's codec; default: the run's.")
     target_bpp: float | None = Field(None, ge=0, le=32, description="This client's budget; default: the run's.")
@@ -88,6 +94,13 @@ class NodeConfig(Section):
     @classmethod
     def _codec_or_none(cls, name: str) -> str:
         return name and known_codec(name)
+
+    _known_range = field_validator("pixel_range")(known_pixel_range)
+
+    @property
+    def black_and_white(self) -> PixelRange | None:
+        """pixel-range as numbers; None is ``auto``."""
+        return read_pixel_range(self.pixel_range)
 
     @property
     def cache_path(self) -> Path:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from common.config.section import Section
 from common.data.catalogue import SOURCES
+from common.data.pixel_range import AUTO, PixelRange, known_pixel_range, read_pixel_range
 
 __all__ = ["DataSection", "DirichletSection", "PathologicalSection", "PatienceSection"]
 
@@ -23,6 +24,12 @@ class DataSection(Section):
         min_length=1,
         description=f"{SOURCES}. The server tests on its test images; clients without `data` share its training "
         "images.",
+    )
+    pixel_range: str = Field(
+        AUTO,
+        description="What is black and white in the image files of `dataset` that have more than 8 bits, such as "
+        "`0..4095`; `auto` is what each file states, else the full range of its bits. Clients with `data` of their own "
+        "say it in their node config.",
     )
     train_limit: int = Field(
         0, ge=0, description="Use only that many training images, the same number of each class; 0 is all."
@@ -40,6 +47,13 @@ class DataSection(Section):
         description="Share of each client's images that it never trains on. By its accuracy on them, which is reported "
         "in every evaluated round, the best model of the run is kept; 0: the last one is.",
     )
+
+    _known = field_validator("pixel_range")(known_pixel_range)
+
+    @property
+    def black_and_white(self) -> PixelRange | None:
+        """pixel-range as numbers; None is ``auto``."""
+        return read_pixel_range(self.pixel_range)
 
     @classmethod
     def offers(cls) -> Iterable[type[Section]]:

@@ -14,6 +14,7 @@ from common.data.encoded import Encoded, decode_all
 from common.data.inventory import NO_CLASS, OTHER_SPLIT, Inventory
 from common.data.layout import Layout, find_layout
 from common.data.names import check_names
+from common.data.pixel_range import PixelRange
 from common.data.split import Images, Split
 from common.data.tree import walk, why_unread
 from common.errors import DataError, brief
@@ -22,7 +23,15 @@ from common.files import CACHE_BYTES
 __all__ = ["open_folder"]
 
 
-def open_folder(root: Path, part: str, own: bool, side: int, cache: Path, limit_bytes: int = CACHE_BYTES) -> Split:
+def open_folder(
+    root: Path,
+    part: str,
+    own: bool,
+    side: int,
+    cache: Path,
+    limit_bytes: int = CACHE_BYTES,
+    pixel_range: PixelRange | None = None,
+) -> Split:
     """List a folder; images are decoded when they are asked for.
 
     A folder whose sub-folders are named as splits (`common.data.layout`) holds each of them, with its class folders. In
@@ -37,7 +46,7 @@ def open_folder(root: Path, part: str, own: bool, side: int, cache: Path, limit_
         ``train`` or ``test``.
     own
         The folder is one client's own.
-    side, cache, limit_bytes
+    side, cache, limit_bytes, pixel_range
         See `common.data.encoded.decode_all`.
 
     Returns
@@ -73,13 +82,13 @@ def open_folder(root: Path, part: str, own: bool, side: int, cache: Path, limit_
     if not used:
         raise DataError(
             f"dataset: no image in {root / layout.folder}; it needs a sub-folder for each class, with files of JPEG, "
-            f"PNG, GIF, BMP, WebP, TIFF, PPM or PGM. Passed over: {inventory.passed_over_text()}"
+            f"PNG, GIF, BMP, WebP, TIFF, PPM, PGM or DICOM. Passed over: {inventory.passed_over_text()}"
         )
     files = [root / path for path in inventory.used]
 
     def read(positions: NDArray[np.int64]) -> Images:
         items = [_encoded(files[position], root) for position in positions]
-        return decode_all(items, side, cache, limit_bytes=limit_bytes)
+        return decode_all(items, side, cache, limit_bytes=limit_bytes, pixel_range=pixel_range)
 
     return Split(np.array(inventory.labels, dtype=np.int64), classes, read, inventory=inventory)
 

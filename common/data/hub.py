@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from common.data.catalogue import HUB, HubDataset
 from common.data.encoded import Encoded, decode_all
+from common.data.pixel_range import PixelRange
 from common.data.split import Images, Split, numbered
 from common.errors import DataError, brief
 from common.extras import require
@@ -21,7 +22,14 @@ __all__ = ["open_hub"]
 _PROBE_SECONDS = 5.0
 
 
-def open_hub(name: str, part: str, side: int, cache: Path, limit_bytes: int = CACHE_BYTES) -> Split:
+def open_hub(
+    name: str,
+    part: str,
+    side: int,
+    cache: Path,
+    limit_bytes: int = CACHE_BYTES,
+    pixel_range: PixelRange | None = None,
+) -> Split:
     """Download a dataset, or find it in the cache of Hugging Face; images are decoded when they are asked for.
 
     Parameters
@@ -30,7 +38,7 @@ def open_hub(name: str, part: str, side: int, cache: Path, limit_bytes: int = CA
         A key of `common.data.catalogue.HUB`.
     part
         ``train`` or ``test``.
-    side, cache, limit_bytes
+    side, cache, limit_bytes, pixel_range
         See `common.data.encoded.decode_all`; ``side`` for datasets without a size of their own.
 
     Raises
@@ -56,7 +64,7 @@ def open_hub(name: str, part: str, side: int, cache: Path, limit_bytes: int = CA
 
     def read(positions: NDArray[np.int64]) -> Images:
         items = [_encoded(rows, int(position), entry.image, identity) for position in positions]
-        return decode_all(items, entry.side or side, cache, entry.transposed, limit_bytes)
+        return decode_all(items, entry.side or side, cache, entry.transposed, limit_bytes, pixel_range)
 
     return Split(labels, classes, read, numbered=names is None)
 

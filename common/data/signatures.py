@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from common.data.dicom import is_dicom
+
 __all__ = ["ARCHIVE", "EMPTY", "HEAD_BYTES", "MISNAMED", "NO_IMAGE", "OTHER_FORMAT", "UNREAD", "unread_kind"]
 
 HEAD_BYTES = 512
@@ -10,7 +12,7 @@ HEAD_BYTES = 512
 NO_IMAGE, MISNAMED, EMPTY = "no image", "named as an image but none", "empty file"
 ARCHIVE, OTHER_FORMAT = "archive", "another image format"
 UNREAD = (
-    *("HEIC", "AVIF", "JPEG 2000", "JPEG XL", "SVG", "PDF", "DICOM", "camera raw", "Photoshop", "video"),
+    *("HEIC", "AVIF", "JPEG 2000", "JPEG XL", "SVG", "PDF", "camera raw", "Photoshop", "video"),
     *(OTHER_FORMAT, ARCHIVE, EMPTY, MISNAMED, NO_IMAGE),
 )
 """What files may be that are not read."""
@@ -56,7 +58,7 @@ _RAW_SUFFIXES = (".nef", ".nrw", ".arw", ".sr2", ".srf", ".dng", ".cr2", ".pef",
 _IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx"),
-    *(".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".svg"),
+    *(".dcm", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".svg"),
 )
 
 
@@ -82,8 +84,6 @@ def unread_kind(head: bytes, name: str) -> str:
         return EMPTY
     if head[4:8] == b"ftyp":
         return _by_brand(head)
-    if head[128:132] == b"DICM":
-        return "DICOM"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "video"
     for start, kind in _STARTS:
@@ -98,7 +98,7 @@ def unread_kind(head: bytes, name: str) -> str:
 
 
 def _is_read(head: bytes) -> bool:
-    if head.startswith(_READ):
+    if head.startswith(_READ) or is_dicom(head):
         return True
     if head[:2] == b"BM":
         return int.from_bytes(head[14:18], "little") in _BITMAP_HEADERS

@@ -12,6 +12,7 @@ from common.data.catalogue import HUB, SOURCES
 from common.data.folder import open_folder
 from common.data.hub import open_hub
 from common.data.npz import open_npz
+from common.data.pixel_range import PixelRange
 from common.data.split import Split, split_of_arrays
 from common.errors import DataError
 from common.extras import require
@@ -30,6 +31,7 @@ def open_split(
     *,
     own: bool = False,
     limit_bytes: int = CACHE_BYTES,
+    pixel_range: PixelRange | None = None,
 ) -> Split:
     """Open one split of a dataset by its config value. Labels are read now, images when they are asked for.
 
@@ -50,6 +52,9 @@ def open_split(
         The source is one client's own, all of it: test images need not be there.
     limit_bytes
         Size of the decoded images, and of the unpacked arrays, that are kept there.
+    pixel_range
+        What is black and white in image files of more than 8 bits, see `common.data.decode.decode_image`. ``digits``
+        and ``.npz`` files have none.
 
     Raises
     ------
@@ -61,9 +66,9 @@ def open_split(
     if source.startswith("npz:"):
         return open_npz(_path(source), part, own, cache, limit_bytes)
     if source.startswith("folder:"):
-        return open_folder(_path(source), part, own, side, cache, limit_bytes)
+        return open_folder(_path(source), part, own, side, cache, limit_bytes, pixel_range)
     if source in HUB:
-        return open_hub(source, part, side, cache, limit_bytes)
+        return open_hub(source, part, side, cache, limit_bytes, pixel_range)
     raise DataError(f"dataset = {source!r}: use {SOURCES}")
 
 

@@ -27,6 +27,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from common.data.decode import decode_image
+from common.data.pixel_range import PixelRange
 from common.errors import ModelError, brief
 from common.models.backbone import build_parts, frozen_digest
 from common.models.heads import Head
@@ -52,8 +53,17 @@ class FineTuned:
     """Names of the outputs; empty if the run had none."""
 
     @torch.no_grad()
-    def classify(self, image: Path | BinaryIO, top: int = 1) -> list[tuple[str, float]]:
+    def classify(
+        self, image: Path | BinaryIO, top: int = 1, pixel_range: PixelRange | None = None
+    ) -> list[tuple[str, float]]:
         """Most probable classes of an image file, with their probabilities.
+
+        Parameters
+        ----------
+        image, pixel_range
+            See `common.data.decode.decode_image`.
+        top
+            Number of classes.
 
         Raises
         ------
@@ -62,7 +72,7 @@ class FineTuned:
         Exception
             Whatever Pillow raises for damaged files.
         """
-        pixels = preprocess(decode_image(image, self.spec.size)[None], self.spec)
+        pixels = preprocess(decode_image(image, self.spec.size, pixel_range=pixel_range)[None], self.spec)
         logits = self.module(pixels.to(next(self.module.parameters()).device))[0]
         found = torch.topk(logits.softmax(0), min(top, len(logits)))
         return [

@@ -19,6 +19,12 @@ def predict(
     weights: Annotated[
         str, typer.Option(help="Where the frozen weights are, as in the run config: default, or a .safetensors file.")
     ] = "default",
+    pixel_range: Annotated[
+        str,
+        typer.Option(
+            help="What is black and white in images of more than 8 bits, as in the run config: auto, or 0..4095."
+        ),
+    ] = "auto",
     top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 3,
     device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line for each image.")] = False,
@@ -27,9 +33,14 @@ def predict(
 
     Exit status 1 if the model cannot be loaded or an image cannot be read; the others are still named.
     """
+    from common.data.pixel_range import read_pixel_range
     from common.errors import DeltaMaskError, brief
     from deltamask_server.tools.finetuned import read_finetuned
 
+    try:
+        limits = read_pixel_range(pixel_range)
+    except ValueError:
+        fail(f"--pixel-range {pixel_range}: choose auto, or two numbers as in 0..4095, the lower one first", 2)
     try:
         tuned = read_finetuned(model, weights, device)
     except DeltaMaskError as error:
@@ -40,7 +51,7 @@ def predict(
     width = max(len(str(path)) for path in images)
     for path in images:
         try:
-            found = tuned.classify(path, top)
+            found = tuned.classify(path, top, limits)
         except Exception as error:  # Pillow raises many types for damaged files
             typer.echo(f"Error: {path}: cannot be read: {type(error).__name__}: {error}", err=True)
             unread += 1

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from common.config.cache_path import default_cache_path
+from common.data.pixel_range import read_pixel_range
 from deltamask_server.tools.doctor.backbone_weights import check_weights
 from deltamask_server.tools.doctor.clock import check_clock
 from deltamask_server.tools.doctor.data import check_data
@@ -56,7 +57,7 @@ def examine(setting: Setting, now: datetime) -> Iterator[Finding]:
     yield check_weights()
     yield check_disk("disk: cache", cache, setting.free_disk_gb)
     if setting.data:
-        yield from check_data(setting.data, cache)
+        yield from check_data(setting.data, cache, read_pixel_range(setting.pixel_range))
     if setting.facts:
         yield from check_facts(setting.facts, now, setting.root_certificates)
 

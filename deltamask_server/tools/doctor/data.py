@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from common.data.inventory import Inventory
+from common.data.pixel_range import PixelRange
 from common.data.sources import open_split
 from common.errors import DataError, brief
 from deltamask_server.tools.doctor.finding import Finding, failed, ok, warning
@@ -17,7 +18,7 @@ __all__ = ["check_data"]
 _SHOWN = 10
 
 
-def check_data(data: str, cache: Path) -> list[Finding]:
+def check_data(data: str, cache: Path, pixel_range: PixelRange | None = None) -> list[Finding]:
     """Open a source as a client does, count what becomes of its files, and decode as many images as a few seconds
     allow.
 
@@ -27,6 +28,8 @@ def check_data(data: str, cache: Path) -> list[Finding]:
         As in the node config, and not empty.
     cache
         The client's cache folder.
+    pixel_range
+        As the node config says.
     """
     if not data.startswith(("folder:", "npz:", "digits")):
         return [ok("data", f"{data}, from the hub or its cache when a run starts: not looked at")]
@@ -35,7 +38,7 @@ def check_data(data: str, cache: Path) -> list[Finding]:
     if data.startswith("folder:") and root.is_dir() and (closed := _closed(root)):
         return [failed("data", f"{closed} cannot be read by account {os.geteuid()}", f"chown or chmod -R u+rX {root}")]
     try:
-        split = open_split(data, "train", 0, cache, own=True)
+        split = open_split(data, "train", 0, cache, own=True, pixel_range=pixel_range)
     except (DataError, OSError) as error:
         return [failed("data", brief(error), advice)]
     counts = Counter(split.labels.tolist())
@@ -44,7 +47,7 @@ def check_data(data: str, cache: Path) -> list[Finding]:
     found = f"{len(split.labels):,} images of {len(counts)} classes in {data} ({shown})"
     if split.inventory is None:
         return [ok("data", found), look_at_arrays(split)]
-    return [ok("data", found), _files(split.inventory), look_at_files(split.inventory)]
+    return [ok("data", found), _files(split.inventory), look_at_files(split.inventory, pixel_range)]
 
 
 def _files(inventory: Inventory) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,10 @@ from PIL import Image
 from common.data.decode import decode_image
 from common.data.information import shows_little
 from common.data.inventory import Inventory
+from common.data.pixel_range import PixelRange
 from common.data.split import Split
-from common.errors import brief
-from deltamask_server.tools.doctor.finding import Finding, ok, warning
+from common.errors import ConfigError, brief
+from deltamask_server.tools.doctor.finding import Finding, failed, ok, warning
 
 __all__ = ["look_at_arrays", "look_at_files"]
 
@@ -62,19 +64,20 @@ class _Sheet:
         return ok("data: images", found)
 
 
-def look_at_files(inventory: Inventory) -> Finding:
+def look_at_files(inventory: Inventory, pixel_range: PixelRange | None = None) -> Finding:
     """Decode images of a folder for a few seconds, from all over it."""
     sheet, until = _Sheet(), time.monotonic() + _SECONDS
     for position in _spread(len(inventory.used)):
         path = inventory.used[position]
         try:
-            with Image.open(inventory.root / path) as image:
-                size, mode = f"{image.width} x {image.height}", image.mode
-            pixels = decode_image(inventory.root / path, _SIDE)
+            pixels = decode_image(inventory.root / path, _SIDE, pixel_range=pixel_range)
+        except ConfigError as error:  # a package is missing here: no fault of the images
+            return failed("data: images", str(error), "or leave such files out")
         except Exception:  # decoders raise whatever they like
             sheet.broken.append(path)
         else:
             sheet.add(path, pixels)
+            size, mode = _size_and_mode(inventory.root / path)
             sheet.sizes[size] += 1
             sheet.modes[mode] += 1
         if time.monotonic() > until:
@@ -91,6 +94,15 @@ def look_at_arrays(split: Split) -> Finding:
         sheet.add(f"image {position}", image)
         sheet.sizes[f"{image.shape[1]} x {image.shape[0]}"] += 1
     return sheet.finding(total)
+
+
+def _size_and_mode(path: Path) -> tuple[str, str]:
+    """As Pillow has them; other readers take what it does not know."""
+    try:
+        with Image.open(path) as image:
+            return f"{image.width} x {image.height}", image.mode
+    except Exception:  # it raises whatever it likes
+        return "size not known", "DICOM"
 
 
 def _spread(count: int) -> Iterator[int]:

@@ -40,6 +40,8 @@ class Setting:
     """The server's own, on the server."""
     data: str = ""
     """As in the node config; without, a node has its share of the run's dataset."""
+    pixel_range: str = "auto"
+    """As in the node config."""
     device: str = "auto"
     facts: Path | None = None
     flwr_home: Path = field(default_factory=lambda: Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr"))
@@ -91,7 +93,9 @@ def read_settings(path: Path) -> Setting:
         setting.data = values.get("DELTAMASK_DATA", "")
         facts = _path(values.get("DELTAMASK_FACTS"))
         setting.facts = facts if facts and facts.exists() else None  # a file that not every site has
-        setting.device = _device(values.get("DELTAMASK_NODE_OPTIONS", ""))
+        options = values.get("DELTAMASK_NODE_OPTIONS", "")
+        setting.device = _option(options, "device") or "auto"
+        setting.pixel_range = _option(options, "pixel-range") or "auto"
     elif "DELTAMASK_FLEET" in values:
         address = parse_address(values["DELTAMASK_FLEET"])
         # What listens everywhere listens here; the certificate names 127.0.0.1, since the SuperLink's own parts use it.
@@ -141,10 +145,10 @@ def _path(value: str | None) -> Path | None:
     return Path(value) if value else None
 
 
-def _device(options: str) -> str:
-    """Of more node config, what `device` says."""
+def _option(options: str, key: str) -> str:
+    """Of more node config, what a key says; empty if nothing."""
     for option in shlex.split(options):
         name, _, value = option.partition("=")
-        if name == "device":
+        if name == key:
             return value
-    return "auto"
+    return ""
