@@ -68,8 +68,8 @@ def brief(text: object) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a library failed, fit for a message of ours: one line, and of a long text its beginning and its end, since many
-    libraries say at the end what is wrong. An error without a text, or with a key alone, is told with its type.
+    """Why a library failed, fit for a message of ours: one line, and of a long text its beginning and its end, since
+    many say at the end what is wrong. An error without a text, or with a key alone, is told with its type.
     """
     line = " ".join(str(error).split())
     if not line or isinstance(error, LookupError):

@@ -112,7 +112,10 @@ def test_a_file_must_hold_every_tensor_and_may_hold_any_classifier(tmp_path: Pat
         load_backbone("test_vit", str(without), 0, 2)
     other = tmp_path / "other.safetensors"
     save_file({"visual.proj": torch.zeros(3)}, other)
-    with pytest.raises(ModelError, match=r"are not those of test_vit: .* are missing .*; 1 of the 1 in the file are unexpected \(visual\.proj\)"):
+    with pytest.raises(
+        ModelError,
+        match=r"are not those of test_vit: .* are missing .*; 1 of the 1 in the file are unexpected \(visual\.proj\)",
+    ):
         load_backbone("test_vit", str(other), 0, 2)
     with pytest.raises(ModelError, match="are not those of letters-vit"):
         load_backbone("letters-vit", str(saved), 0, 2)

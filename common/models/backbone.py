@@ -92,8 +92,8 @@ def load_backbone(
     Raises
     ------
     ModelError
-        If there is no such backbone, its weights cannot be had or hold NaN, it has fewer blocks, or cannot be split; also for
-        whatever else the libraries raise, with their reason.
+        If there is no such backbone, its weights cannot be had or hold NaN, it has fewer blocks, or cannot be split;
+        also for whatever else the libraries raise, with their reason.
     """
     parts = build_parts(name, weights, image_size, masked_blocks, device)
     if cache is None:

@@ -99,7 +99,7 @@ def network_tensors(
 
 
 def misfit(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:
-    """What is wrong with tensors for a network: missing ones, others, other shapes; empty if they are exactly its own."""
+    """What is wrong with tensors for a network: missing ones, others, other shapes; empty if there is nothing."""
     problems = []
     if missing := [name for name in wanted if name not in found]:
         problems.append(f"{len(missing)} of its {len(wanted)} tensors are missing ({_listed(missing)})")
@@ -140,8 +140,8 @@ def check_finite(model: nn.Module, what: str) -> None:
         name, count, size = bad[0]
         more = f", and {len(bad) - 1} more tensors have some" if bad[1:] else ""
         raise ModelError(
-            f"{what}: {count:,} of the {size:,} values of {name} are NaN or infinite as float32{more}; name a file of a "
-            "training that did not diverge, or copy it again"
+            f"{what}: {count:,} of the {size:,} values of {name} are NaN or infinite as float32{more}; name a file of "
+            "a training that did not diverge, or copy it again"
         )
 
 

@@ -82,8 +82,8 @@ def _configs(source: Source, weights: str) -> tuple[dict[str, Any], dict[str, An
     name, models = str(source), open_clip.list_models()
     if source.model.startswith(_SCHEMES):  # open_clip would ask the hub, for minutes where there is no network
         raise ModelError(
-            f"backbone = {brief(name)!r}: models are named without where they come from, as open_clip:MODEL/TAG; a file "
-            "of another repository or folder is named by weights = '/path/to/file', with backbone = 'open_clip:MODEL'"
+            f"backbone = {brief(name)!r}: models are named without where they come from, as open_clip:MODEL/TAG; a "
+            "file of another repository or folder is named by weights = '/path/to/file'"
         )
     if source.model not in models:
         close = ", ".join(difflib.get_close_matches(source.model, models, 3))

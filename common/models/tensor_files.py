@@ -35,7 +35,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     Parameters
     ----------
     path
-        A file; which of the two formats it has is seen from its first bytes, not from its name.
+        A file; which of the two formats it has is seen from its first bytes.
 
     Returns
     -------
@@ -70,10 +70,12 @@ def _is_torch(path: Path) -> bool:
         head = file.read(9)
     if head[8:] == b"{":  # a safetensors header: its length in 8 bytes, then JSON
         return False
+    if path.suffix == ".safetensors":
+        if head.startswith((_ZIP, _PICKLE)):  # torch takes the name's word for it
+            raise ModelError(f"weights = {str(path)!r} is a file of torch.save: let its name end in .pth")
+        return False  # damaged, which safetensors explains
     if head.startswith((_ZIP, _PICKLE)):
         return True
-    if path.suffix == ".safetensors":
-        return False  # damaged, which safetensors explains
     raise ValueError(f"it begins neither as safetensors nor as what torch.save writes ({brief(head)})")
 
 
@@ -107,5 +109,5 @@ def _refused(error: Exception) -> str:
         return "a TorchScript program"
     if not text.startswith("Weights only load failed"):
         return ""
-    found = re.search(r"GLOBAL ([\w.]+) was not|Unsupported (?:class|global:?) ([\w.]+)", text)
-    return brief(found[1] or found[2]) if found else "of kinds that torch does not name"
+    found = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", text)
+    return brief(found[1]) if found else "of kinds that torch does not name"

@@ -22,7 +22,7 @@ from common.models.weight_files import HubFile, find_weights
 __all__ = ["build_timm", "timm_hub_file"]
 
 _HUB_NAME = "model.safetensors"
-_SCHEMES = ("hf-hub:", "hf_hub:", "local-dir:")
+_SIGNS = ":/\\"  # of names such as hf-hub:timm/MODEL.TAG or local-dir:/srv/models
 
 
 def build_timm(source: Source, weights: str, image_size: int) -> tuple[nn.Module, InputSpec]:
@@ -66,7 +66,7 @@ def timm_hub_file(source: Source) -> HubFile | None:
 
 
 def _load(source: Source, path: Path, options: dict[str, Any]) -> nn.Module:
-    """A model with the weights of a file, by timm's own loader: it knows older names, and resizes position embeddings."""
+    """A model with the weights of a file, by timm's own loader, which knows older names and resizes positions."""
     wanted = _outline(source).state_dict()
     classifier = _config(source).classifier or ()
     classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
@@ -102,12 +102,12 @@ def _outline(source: Source) -> nn.Module:
 
 def _config(source: Source) -> Any:
     name = str(source)
-    if name.startswith(_SCHEMES):
-        known = name.rpartition("/")[2]
-        known = known if timm.is_model(known) else "MODEL.TAG"
+    if any(sign in name for sign in _SIGNS):
+        known = name.replace(":", "/").rpartition("/")[2]
+        known = known if timm.is_model(known) else "MODEL.TAG of timm or open_clip:MODEL/TAG"
         raise ModelError(
             f"backbone = {brief(name)!r}: models are named without where they come from, as {known}; a file of another "
-            "repository is named by weights = '/path/to/file'"
+            "repository or folder is named by weights = '/path/to/file'"
         )
     if not timm.is_model(source.model):
         close = difflib.get_close_matches(source.model, timm.list_models(), 3)

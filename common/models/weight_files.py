@@ -103,8 +103,8 @@ def local_file(weights: str) -> Path:
         raise ModelError(f"weights = {brief(weights)!r} is no path: {reason_of(error)}") from error
     if not there:
         raise ModelError(
-            f"weights = {brief(weights)!r}: there is no file at {brief(path)} on this machine; name one that is, or use "
-            "`default` or `random:SEED`"
+            f"weights = {brief(weights)!r}: there is no file at {brief(path)} on this machine; name one that is, or "
+            "use `default` or `random:SEED`"
         )
     if path.suffix.lower() not in SUFFIXES:
         raise ModelError(
