@@ -50,6 +50,7 @@ def build_timm(source: Source, weights: str, image_size: int) -> tuple[nn.Module
     # Networks that take any size have no such parameter.
     options: dict[str, Any] = {"img_size": size} if size != native and cfg.fixed_input_size else {}
     model = timm.create_model(str(source), num_classes=0, **options) if path is None else _load(source, path, options)
+    model.reset_classifier(0)
     return model, InputSpec(channels, size, tuple(cfg.mean), tuple(cfg.std), cfg.interpolation)
 
 
@@ -79,7 +80,6 @@ def _load(source: Source, path: Path, options: dict[str, Any]) -> nn.Module:
         model: nn.Module = timm.create_model(
             str(source), num_classes=classes, pretrained=True, pretrained_cfg_overlay=overlay, **options
         )
-        model.reset_classifier(0)  # type: ignore[operator]
     except MemoryError:
         raise
     except Exception as error:  # timm and torch raise many types

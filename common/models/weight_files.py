@@ -150,7 +150,7 @@ def _knock(url: str) -> str | None:
         except urllib.error.HTTPError:
             found.append(None)  # an answer, if not the one wanted: the hub's own client knows what it means
         except OSError as error:
-            found.append(reason_of(error))
+            found.append(brief(getattr(error, "reason", None) or error))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
