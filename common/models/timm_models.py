@@ -66,7 +66,7 @@ def timm_hub_file(source: Source) -> HubFile | None:
     return HubFile(repo, _HUB_NAME) if repo else None
 
 
-def _load(source: Source, path: Path, options: dict[str, Any]) -> nn.Module:
+def _load(source: Source, path: Path, options: dict[str, Any]) -> Any:
     """A model with the weights of a file, by timm's own loader, which knows older names and resizes positions."""
     wanted = _outline(source).state_dict()
     classifier = _config(source).classifier or ()
@@ -77,7 +77,7 @@ def _load(source: Source, path: Path, options: dict[str, Any]) -> nn.Module:
     overlay = {"state_dict": dict(tensors), "num_classes": classes}
     what = f"weights = {str(path)!r} are not those of {source}"
     try:
-        model: nn.Module = timm.create_model(
+        model = timm.create_model(
             str(source), num_classes=classes, pretrained=True, pretrained_cfg_overlay=overlay, **options
         )
     except MemoryError:
