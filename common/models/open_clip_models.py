@@ -25,7 +25,6 @@ __all__ = ["build_open_clip", "open_clip_hub_file"]
 
 _TOWER = "visual."
 _HUB_NAME = "open_clip_model.safetensors"
-_SCHEMES = ("hf-hub:", "local-dir:")
 
 
 def build_open_clip(source: Source, weights: str, image_size: int) -> tuple[nn.Module, InputSpec]:
@@ -80,11 +79,6 @@ def open_clip_hub_file(source: Source) -> HubFile | None:
 def _configs(source: Source, weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configs of the architecture and of its training."""
     name, models = str(source), open_clip.list_models()
-    if source.model.startswith(_SCHEMES):  # open_clip would ask the hub, for minutes where there is no network
-        raise ModelError(
-            f"backbone = {brief(name)!r}: models are named without where they come from, as open_clip:MODEL/TAG; a "
-            "file of another repository or folder is named by weights = '/path/to/file'"
-        )
     if source.model not in models:
         close = ", ".join(difflib.get_close_matches(source.model, models, 3))
         hint = f"near it are {close}" if close else "open_clip.list_models() has all"
