@@ -53,9 +53,11 @@ __all__ = [
     "WrongRound",
     "WrongSlot",
     "brief",
+    "reason_of",
 ]
 
 _SHOWN = 300
+_HEAD = 80  # of a long reason; the rest of what is shown is its end
 
 
 def brief(text: object) -> str:
@@ -63,6 +65,16 @@ def brief(text: object) -> str:
     line = str(text)
     end = "" if len(line) <= _SHOWN else f" ... ({len(line):,} characters)"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line[:_SHOWN]) + end
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a library failed, fit for a message of ours: one line, and of a long text its beginning and its end, since
+    many say at the end what is wrong. An error without a text, or with a key alone, is told with its type.
+    """
+    line = " ".join(str(error).split())
+    if not line or isinstance(error, LookupError):
+        line = f"{type(error).__name__}: {line}".rstrip(": ")
+    return brief(line if len(line) <= _SHOWN else f"{line[:_HEAD]} ... {line[_HEAD + 5 - _SHOWN :]}")
 
 
 class DeltaMaskError(Exception):

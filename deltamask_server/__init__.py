@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["load_finetuned"]
 
 
-def load_finetuned(path: str | Path, weights: str = "default", device: str = "cpu") -> nn.Module:
+def load_finetuned(path: str | Path, weights: str | None = None, device: str = "cpu") -> nn.Module:
     """Load a fine-tuned model; see `deltamask_server.tools.finetuned.load_finetuned`."""
     from deltamask_server.tools import finetuned  # here: torch takes seconds to import, and not everybody needs it
 

@@ -6,6 +6,8 @@ The blocks before the first masked one give the same activations for an image in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +16,10 @@ import torch
 from torch import nn
 
 from common.digest import new_digest
-from common.errors import ModelError
+from common.errors import DeltaMaskError, ModelError, reason_of
 from common.extras import require
 from common.models.families import ModelSplit, split_model
+from common.models.fit_weights import check_finite
 from common.models.input_spec import InputSpec
 from common.models.letters import build_letters
 from common.models.maskable import MaskedTensor, masked_tensors
@@ -75,8 +78,8 @@ def load_backbone(
         `common.models.presets`).
     weights
         ``default`` (embedded for ``letters-vit``, drawn with seed 0 for the plain CNNs, else from the hub or its cache
-        on this machine), ``random:SEED`` (the same on every machine; ``random`` is seed 0), or the path of a
-        ``.safetensors`` file.
+        on this machine), ``random:SEED`` (the same on every machine; ``random`` is seed 0), or the path of a file
+        (`common.models.tensor_files`).
     image_size
         Side of the input; 0 is the preset's, or the backbone's own.
     masked_blocks
@@ -89,7 +92,8 @@ def load_backbone(
     Raises
     ------
     ModelError
-        If there is no such backbone, its weights cannot be had, it has fewer blocks, or cannot be split.
+        If there is no such backbone, its weights cannot be had or hold NaN, it has fewer blocks, or cannot be split;
+        also for whatever else the libraries raise, with their reason.
     """
     parts = build_parts(name, weights, image_size, masked_blocks, device)
     if cache is None:
@@ -108,9 +112,13 @@ def mask_parts(name: str, parts: Network, digest: bytes | None = None) -> Backbo
 
 def build_parts(name: str, weights: str, image_size: int, masked_blocks: int, device: str = "cpu") -> Network:
     """Build and split a model without masking it; parameters and errors of `load_backbone`."""
-    model, spec = _build(parse_name(name), weights, image_size)
+    with _in_one_line(f"backbone {name!r} cannot be built at image-size = {image_size} with weights = {weights!r}"):
+        model, spec = _build(parse_name(name), weights, image_size)
+    if random_seed(weights) is None:
+        check_finite(model, f"backbone {name!r} with weights = {weights!r}")
     model.requires_grad_(False).eval().to(device)
-    split = split_model(model, spec, masked_blocks)
+    with _in_one_line(f"backbone {name!r} cannot be split at image-size = {image_size}"):
+        split = split_model(model, spec, masked_blocks)
     split.prefix.eval(), split.tail.eval()
     tensors = masked_tensors(split.blocks)
     if not tensors:
@@ -132,6 +140,17 @@ def _build(source: Source, weights: str, image_size: int) -> tuple[nn.Module, In
         from common.models.open_clip_models import build_open_clip  # its import takes seconds
 
         return build_open_clip(source, weights, size)
+
+
+@contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """Tell whatever a library raises as a `ModelError`, apart from what says nothing about the backbone."""
+    try:
+        yield
+    except (DeltaMaskError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ModelError(f"{what}: {reason_of(error)}") from error
 
 
 def digest_of(parts: Network) -> bytes:

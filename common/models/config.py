@@ -27,7 +27,7 @@ class BackboneSection(Section):
         min_length=1,
         description="Weights of the backbone: `default` (embedded for letters-vit, `random` for lenet, conv4 and "
         "conv6, else from the Hugging Face hub or its cache), `random:SEED` (`random` is seed 0), or the path of a "
-        ".safetensors file.",
+        "file: .safetensors, or .pth, .pt, .bin or .ckpt as torch.save writes them.",
     )
     image_size: int = Field(
         0,

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from timm.models.vision_transformer import VisionTransformer
 
-from common.errors import ModelError, brief
+from common.errors import ModelError
+from common.models.fit_weights import load_weights
 from common.models.input_spec import InputSpec
-from common.models.weight_files import DEFAULT, local_file, random_seed, read_tensors
+from common.models.weight_files import DEFAULT, local_file, random_seed
 
 __all__ = ["LETTERS", "build_letters", "build_letters_vit", "find_letters_weights"]
 
@@ -33,7 +34,8 @@ def build_letters(weights: str, image_size: int) -> tuple[VisionTransformer, Inp
     Parameters
     ----------
     weights
-        ``default`` (the embedded file), ``random`` or ``random:SEED``, or the path of a .safetensors file.
+        ``default`` (the embedded file), ``random`` or ``random:SEED``, or the path of a file; a classifier in
+        it is left out.
     image_size
         32, or 0.
 
@@ -44,18 +46,15 @@ def build_letters(weights: str, image_size: int) -> tuple[VisionTransformer, Inp
     """
     if image_size not in (0, IMAGE_SIZE):
         raise ModelError(f"image-size = {image_size}: letters-vit takes {IMAGE_SIZE} (or 0)")
-    vit = build_letters_vit()
+    vit = build_letters_vit()  # with its classifier, for which random numbers are drawn too
+    vit.reset_classifier(0)
     if random_seed(weights) is None:
         path = find_letters_weights() if weights == DEFAULT else local_file(weights)
         if not path.is_file():
             raise ModelError(
                 f"the embedded weights are not at {path}; install the project in this environment: pip install ."
             )
-        try:
-            vit.load_state_dict(read_tensors(path))
-        except RuntimeError as error:
-            raise ModelError(f"weights = {str(path)!r} are not those of letters-vit: {brief(error)}") from error
-    vit.reset_classifier(0)
+        load_weights(vit, path, "letters-vit", "head")
     return vit, InputSpec(1, IMAGE_SIZE, (MEAN,), (STD,))
 
 

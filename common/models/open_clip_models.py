@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,11 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
 from common.errors import ModelError, brief
+from common.models.fit_weights import misfit, network_tensors, wrong_kind
 from common.models.input_spec import InputSpec
 from common.models.presets import Source
-from common.models.weight_files import DEFAULT, HubFile, find_weights, random_seed, read_tensors
+from common.models.tensor_files import read_tensors
+from common.models.weight_files import DEFAULT, HubFile, find_weights, random_seed
 
 __all__ = ["build_open_clip", "open_clip_hub_file"]
 
@@ -49,21 +52,18 @@ def build_open_clip(source: Source, weights: str, image_size: int) -> tuple[nn.M
     size = image_size or native
     path = find_weights(weights, open_clip_hub_file(source), str(source))
     resized_later = "timm_model_name" in vision  # towers of timm are made at their own size
-    try:
-        tower: nn.Module = _build_vision_tower(
-            config["embed_dim"],
-            {**vision, "image_size": native if resized_later else size, "timm_model_pretrained": False},
-            bool(config.get("quick_gelu") or trained.get("quick_gelu")),
-        )
-        if path is not None:
-            tower.load_state_dict(_tower_tensors(path, tower))
-        if resized_later and size != native:
-            tower.set_input_size(size)  # type: ignore[operator]
-    except ModelError:
-        raise
-    except Exception as error:  # open_clip, timm and torch raise many types
-        what = f"with the weights {str(path)!r}" if path else f"at image-size = {size}"
-        raise ModelError(f"backbone {str(source)!r} cannot be loaded {what}: {brief(error)}") from error
+    tower: nn.Module = _build_vision_tower(
+        config["embed_dim"],
+        {**vision, "image_size": native if resized_later else size, "timm_model_pretrained": False},
+        bool(config.get("quick_gelu") or trained.get("quick_gelu")),
+    )
+    if path is not None:
+        tensors, wanted = _tower_tensors(path, tower), tower.state_dict()
+        if wrong := misfit(tensors, wanted) or wrong_kind(tensors, wanted):
+            raise ModelError(f"weights = {str(path)!r} are not those of {source}: {wrong}")
+        tower.load_state_dict(tensors)
+    if resized_later and size != native:
+        tower.set_input_size(size)  # type: ignore[operator]
     cfg = merge_preprocess_dict(PreprocessCfg(), trained)
     return tower, InputSpec(3, size, tuple(cfg["mean"]), tuple(cfg["std"]), cfg["interpolation"])
 
@@ -78,14 +78,17 @@ def open_clip_hub_file(source: Source) -> HubFile | None:
 
 def _configs(source: Source, weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configs of the architecture and of its training."""
-    config: dict[str, Any] | None = open_clip.get_model_config(source.model) if "/" not in source.model else None
-    if config is None:
-        raise ModelError(f"backbone = {str(source)!r}: open_clip knows no such model; open_clip.list_models() has all")
+    name, models = str(source), open_clip.list_models()
+    if source.model not in models:
+        close = ", ".join(difflib.get_close_matches(source.model, models, 3))
+        hint = f"near it are {close}" if close else "open_clip.list_models() has all"
+        raise ModelError(f"backbone = {brief(name)!r}: open_clip knows no such model; {hint}")
+    config: dict[str, Any] = open_clip.get_model_config(source.model)
     tags = open_clip.list_pretrained_tags_by_model(source.model)
     if source.tag:
         if source.tag not in tags:
             known = ", ".join(tags) or "none"
-            raise ModelError(f"backbone = {str(source)!r}: open_clip knows no such weights; {source.model} has {known}")
+            raise ModelError(f"backbone = {brief(name)!r}: open_clip knows no such weights; {source.model} has {known}")
         return config, get_pretrained_cfg(source.model, source.tag)
     trained = [get_pretrained_cfg(source.model, tag) for tag in tags]
     kinds = {tuple(str(each.get(key)) for key in ("mean", "std", "interpolation", "quick_gelu")) for each in trained}
@@ -99,10 +102,7 @@ def _configs(source: Source, weights: str) -> tuple[dict[str, Any], dict[str, An
 
 def _tower_tensors(path: Path, tower: nn.Module) -> dict[str, torch.Tensor]:
     """The tower's tensors from a file, with position embeddings of its size."""
-    tensors = read_tensors(path)
-    if any(key.startswith(_TOWER) for key in tensors):
-        tensors = {key: tensor for key, tensor in tensors.items() if key.startswith(_TOWER)}
-    else:
-        tensors = {_TOWER + key: tensor for key, tensor in tensors.items()}
+    inner = network_tensors(read_tensors(path), tower.state_dict(), path, usual=_TOWER)
+    tensors = {_TOWER + key: tensor for key, tensor in inner.items()}
     resize_pos_embed(tensors, SimpleNamespace(visual=tower))
     return {key.removeprefix(_TOWER): tensor for key, tensor in tensors.items()}

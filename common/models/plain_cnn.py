@@ -18,11 +18,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from common.errors import ModelError, brief
+from common.errors import ModelError
+from common.models.fit_weights import load_weights
 from common.models.input_spec import InputSpec
 from common.models.kaiming import kaiming_uniform
 from common.models.presets import Source
-from common.models.weight_files import DEFAULT, local_file, random_seed, read_tensors
+from common.models.weight_files import DEFAULT, local_file, random_seed
 from common.uniforms import stream_key
 
 __all__ = ["PlainCNN", "build_plain"]
@@ -104,7 +105,7 @@ def build_plain(source: Source, weights: str, image_size: int) -> tuple[PlainCNN
     source
         ``lenet``, ``conv4`` or ``conv6``.
     weights
-        ``random:SEED``, ``random`` or ``default`` (both are seed 0), or the path of a .safetensors file.
+        ``random:SEED``, ``random`` or ``default`` (both are seed 0), or the path of a file.
     image_size
         Side of the input: a multiple of 4 (``conv6``: of 8; ``lenet``: from 12 on), or 0 for 28 (``lenet``) or 32.
 
@@ -124,12 +125,7 @@ def build_plain(source: Source, weights: str, image_size: int) -> tuple[PlainCNN
     if seed is not None:
         _draw(model, name, seed)
         return model, replace(plan.spec, size=size)
-    path = local_file(weights)
-    try:
-        model.load_state_dict(read_tensors(path))
-    except RuntimeError as error:
-        what = f"weights = {str(path)!r} are not those of {name} at image-size = {size}"
-        raise ModelError(f"{what}: {brief(error)}") from error
+    load_weights(model, local_file(weights), f"{name} at image-size = {size}")
     return model, replace(plan.spec, size=size)
 
 

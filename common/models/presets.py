@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from common.errors import ModelError, brief
+
 __all__ = ["LETTERS", "PLAIN", "PRESETS", "Source", "parse_name"]
 
 LETTERS = "letters-vit"
 PLAIN = ("lenet", "conv4", "conv6")
 """Small CNNs with random weights (`common.models.plain_cnn`)."""
 _OPEN_CLIP = "open_clip:"
+_ORIGINS = ("hf-hub:", "local-dir:")
 
 
 class Source(NamedTuple):
@@ -52,6 +55,11 @@ def parse_name(name: str) -> Source:
     name
         ``letters-vit``, ``lenet``, ``conv4``, ``conv6``, a preset, a name of timm (``MODEL`` or ``MODEL.TAG``), or
         ``open_clip:MODEL`` or ``open_clip:MODEL/TAG``.
+
+    Raises
+    ------
+    ModelError
+        If it has open_clip look elsewhere: it would ask the hub, for minutes where there is no network.
     """
     if name == LETTERS:
         return Source("letters", name)
@@ -61,6 +69,11 @@ def parse_name(name: str) -> Source:
         return PRESETS[name]
     if name.startswith(_OPEN_CLIP):
         model, _, tag = name.removeprefix(_OPEN_CLIP).partition("/")
+        if model.startswith(_ORIGINS):
+            raise ModelError(
+                f"backbone = {brief(name)!r}: models are named without where they come from, as open_clip:MODEL/TAG; a "
+                "file of another repository or folder is named by weights = '/path/to/file'"
+            )
         return Source("open_clip", model, tag)
     model, _, tag = name.partition(".")
     return Source("timm", model, tag)

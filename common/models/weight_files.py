@@ -1,6 +1,6 @@
-"""Weights of a backbone: random ones, a file that the config names, or one file of the Hugging Face hub.
+"""Where weights of a backbone are: random ones, a file that the config names, or one file of the Hugging Face hub.
 
-Only safetensors files are read: other formats may run code. The hub is asked by us and not by timm or open_clip, whose
+The hub is asked by us and not by timm or open_clip, whose
 client tries for minutes where there is no network: here a short knock comes first, and the error says what to download.
 """
 
@@ -12,14 +12,12 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from common.errors import ModelError, brief
+from common.errors import ModelError, brief, reason_of
+from common.models.tensor_files import SUFFIXES
 
-__all__ = ["DEFAULT", "RANDOM", "HubFile", "find_weights", "local_file", "random_seed", "read_tensors"]
+__all__ = ["DEFAULT", "RANDOM", "HubFile", "find_weights", "local_file", "random_seed"]
 
 RANDOM = "random"
 DEFAULT = "default"
@@ -42,8 +40,7 @@ def find_weights(weights: str, hub: HubFile | None, backbone: str) -> Path | Non
     Parameters
     ----------
     weights
-        ``default`` (the hub, or its cache on this machine), ``random`` or ``random:SEED``, or the path of a
-        .safetensors file.
+        ``default`` (the hub, or its cache on this machine), ``random`` or ``random:SEED``, or the path of a file.
     hub
         Where the library keeps the weights, if it does.
     backbone
@@ -97,27 +94,24 @@ def local_file(weights: str) -> Path:
     Raises
     ------
     ModelError
-        If it is none, or not safetensors by its name.
-    """
-    path = Path(weights).expanduser().resolve()
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise ModelError(f"weights = {weights!r}: no .safetensors file at {path} (or use `default`)")
-    return path
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a .safetensors file; floats of any width become float32.
-
-    Raises
-    ------
-    ModelError
-        If it is damaged.
+        If there is none on this machine, or its name has the ending of another format.
     """
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"weights = {str(path)!r} cannot be loaded: {brief(error)}; is the file complete?") from error
-    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+        path = Path(weights).expanduser().resolve()
+        there = path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, no home folder, links in a circle
+        raise ModelError(f"weights = {brief(weights)!r} is no path: {reason_of(error)}") from error
+    if not there:
+        raise ModelError(
+            f"weights = {brief(weights)!r}: there is no file at {brief(path)} on this machine; name one that is, or "
+            "use `default` or `random:SEED`"
+        )
+    if path.suffix.lower() not in SUFFIXES:
+        raise ModelError(
+            f"weights = {brief(weights)!r}: weights are read from files that end in {', '.join(SUFFIXES)}; write the "
+            "network's state_dict with safetensors.torch.save_file"
+        )
+    return path
 
 
 def _download(file: HubFile, backbone: str) -> Path:
@@ -132,8 +126,10 @@ def _download(file: HubFile, backbone: str) -> Path:
     else:
         try:
             return Path(hf_hub_download(file.repo, file.name))
+        except MemoryError:
+            raise
         except Exception as error:  # the hub's client raises many types
-            reason = f"the hub says: {brief(error)}"
+            reason = f"the hub says: {reason_of(error)}"
     raise ModelError(
         f"backbone {backbone!r}: its weights are not in this machine's cache ({constants.HF_HUB_CACHE}), and {reason}. "
         f"Download {file} where there is a network, copy it to every machine of the run, and name it: "

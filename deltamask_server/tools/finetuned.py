@@ -6,7 +6,8 @@ the most accurate form), a mask of the probabilities of at least one half (``mas
 kept weights and their signs (``signs``: two bits). It is a safetensors file. Beside the form's tensors there are
 ``head.weight``, float32 ``(classes, features)``, and ``head.bias``, float32 ``(classes,)``; its metadata are ``format``
 (``deltamask-model-v1``), ``form``, ``backbone``, ``image_size``, ``masked_blocks``, ``digest`` (of the frozen weights,
-in hex), ``classes`` (a JSON list, may be empty), and the form's own.
+in hex), ``weights`` (what the run had: ``default``, ``random:SEED``, or the name of a file; older files do not say),
+``classes`` (a JSON list, may be empty), and the form's own.
 """
 
 from __future__ import annotations
@@ -28,16 +29,19 @@ from torch import nn
 
 from common.data.decode import decode_image
 from common.data.pixel_range import PixelRange
-from common.errors import ModelError, brief
+from common.errors import ModelError, brief, reason_of
 from common.models.backbone import build_parts, frozen_digest
 from common.models.heads import Head
 from common.models.input_spec import InputSpec
 from common.models.preprocess import preprocess
+from common.models.presets import parse_name
+from common.models.weight_files import DEFAULT, RANDOM, random_seed
+from common.models.weights_identity import hub_file
 from deltamask_server.methods import STRATEGIES
 from deltamask_server.model_form import ModelForm
 from deltamask_server.tools.outline import outline
 
-__all__ = ["FORMAT", "FineTuned", "Place", "forms", "load_finetuned", "read_finetuned", "write_finetuned"]
+__all__ = ["FORMAT", "FineTuned", "Place", "forms", "load_finetuned", "needed", "read_finetuned", "write_finetuned"]
 
 FORMAT = "deltamask-model-v1"
 
@@ -90,6 +94,10 @@ class Place(TypedDict):
     """
     image_size: int
     masked_blocks: int
+    weights: str
+    """As in the run config. Of a path the file holds the name alone: where a machine keeps its files is nobody's
+    business.
+    """
     digest: str
     """Of the frozen weights, in hex."""
     classes: tuple[str, ...]
@@ -137,6 +145,7 @@ def write_finetuned(
         "image_size": str(place["image_size"]),
         "masked_blocks": str(place["masked_blocks"]),
         "digest": place["digest"],
+        "weights": _recorded(place["weights"]),
         "classes": json.dumps(list(place["classes"])),
     }
     heads = {"weight": content.head.weight, "bias": content.head.bias}
@@ -150,7 +159,20 @@ def forms() -> dict[str, ModelForm]:
     return {form.name: form for strategy in STRATEGIES.values() for form in strategy.files}
 
 
-def load_finetuned(path: str | Path, weights: str = "default", device: str = "cpu") -> nn.Module:
+def needed(place: Place) -> str:
+    """What a model file does not hold and whoever uses it must have, as a sentence."""
+    weights = _recorded(place["weights"])
+    if weights != DEFAULT and random_seed(weights) is None:
+        return f"its frozen weights are not in it: use it with --weights and the run's file {weights}"
+    source = parse_name(place["backbone"])
+    if weights != DEFAULT or source.library == "plain":
+        return "its frozen weights are drawn again where it is used"
+    if source.library == "letters":
+        return "its frozen weights are those that DeltaMask brings"
+    return f"its frozen weights are not in it, but on the hub: {hub_file(source)}"
+
+
+def load_finetuned(path: str | Path, weights: str | None = None, device: str = "cpu") -> nn.Module:
     """Load a model file as a plain network of its library, with its masked weights multiplied and a classifier.
 
     Parameters
@@ -158,7 +180,8 @@ def load_finetuned(path: str | Path, weights: str = "default", device: str = "cp
     path
         What `write_finetuned` or ``deltamask export`` wrote.
     weights
-        Where the frozen weights are, as in the run config: ``default``, or a .safetensors file.
+        Where the frozen weights are, as in the run config: ``default``, ``random:SEED``, or a file. None: where the
+        run had them, which can be told for all but a file; ``default`` where the model file does not say.
     device
         A torch device.
 
@@ -170,25 +193,42 @@ def load_finetuned(path: str | Path, weights: str = "default", device: str = "cp
     Raises
     ------
     ModelError
-        If the file is none of these, or the frozen weights are not those of the run.
+        If the file is none of these, the frozen weights are not those of the run, or they were a file and none is
+        named.
     """
     return read_finetuned(path, weights, device).module
 
 
-def read_finetuned(path: str | Path, weights: str = "default", device: str = "cpu") -> FineTuned:
+def read_finetuned(path: str | Path, weights: str | None = None, device: str = "cpu") -> FineTuned:
     """As `load_finetuned`, with what one must know to feed it and to read its output."""
     metadata, tensors = _read(Path(path))
-    name, blocks = metadata["backbone"], int(metadata["masked_blocks"])
-    model, spec, split, masked = build_parts(name, weights, int(metadata["image_size"]), blocks, device)
-    digest = frozen_digest(model, spec, len(split.blocks)).hex()
-    if digest != metadata["digest"]:
-        raise ModelError(
-            f"{path}: fine-tuned from frozen weights with digest {metadata['digest']}, those of {name} from "
-            f"{weights!r} have {digest}; name the file that the run used: weights='/path/to/file.safetensors'"
-        )
-    form = forms().get(metadata["form"])
+    try:
+        name, wanted, form_name = metadata["backbone"], metadata["digest"], metadata["form"]
+        size, blocks = int(metadata["image_size"]), int(metadata["masked_blocks"])
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{path}: not a whole model file: {reason_of(error)}") from error
+    form = forms().get(form_name)
     if form is None:
-        raise ModelError(f"{path}: a file of form {metadata['form']!r}; known are {', '.join(forms())}")
+        raise ModelError(f"{path}: a file of form {form_name!r}; known are {', '.join(forms())}")
+    had = brief(metadata.get("weights", DEFAULT))
+    if weights is None:
+        if had != DEFAULT and random_seed(had) is None:
+            raise ModelError(
+                f"{path}: its frozen weights are not in it; they were those of the file {had} (digest {wanted}), "
+                "so name that file, by --weights or weights=, or `default` if it is the hub's"
+            )
+        weights = had
+    model, spec, split, masked = build_parts(name, weights, size, blocks, device)
+    digest = frozen_digest(model, spec, len(split.blocks)).hex()
+    if digest != wanted:
+        used = f"what the run used, {had}," if "weights" in metadata else "the file that the run used"
+        remedy = f"name {used} by --weights or weights="
+        if weights == had and "weights" in metadata:  # the same seed, or the hub's file
+            remedy = "the run had these too, so take its versions of torch and of the backbone's library"
+        raise ModelError(
+            f"{path}: fine-tuned from frozen weights with digest {brief(wanted)}, those of {name} from "
+            f"{weights!r} have {digest}; {remedy}"
+        )
     try:
         with torch.no_grad():
             for tensor in masked:
@@ -201,6 +241,13 @@ def read_finetuned(path: str | Path, weights: str = "default", device: str = "cp
     except (KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: not a whole model file: {brief(error)}") from error
     return FineTuned(_with_head(model, head.to(device)).eval(), spec, classes)
+
+
+def _recorded(weights: str) -> str:
+    seed = random_seed(weights)
+    if seed is not None:
+        return f"{RANDOM}:{seed}"
+    return weights if weights == DEFAULT else Path(weights).name
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

@@ -8,7 +8,7 @@ from math import ceil, prod
 import torch
 from torch import nn
 
-from common.errors import ModelError
+from common.errors import ModelError, reason_of
 from common.models.backbone import build_parts
 from common.models.input_spec import InputSpec
 from common.models.presets import PRESETS, Source, parse_name
@@ -50,12 +50,14 @@ def outline(name: str, image_size: int = 0, masked_blocks: int = 5) -> Outline:
     """Outline a backbone; parameters and errors of `common.models.backbone.load_backbone`."""
     source = parse_name(name)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), torch.no_grad():
             model, spec, split, tensors = build_parts(name, RANDOM, image_size, masked_blocks, "meta")
-    except NotImplementedError as error:  # an operation without shapes only: some models compute while they are made
-        raise ModelError(f"backbone {name!r} cannot be outlined without weights: {error}") from error
-    with torch.no_grad():
-        activations = split.prefix(torch.empty(1, spec.channels, spec.size, spec.size, device="meta"))
+            activations = split.prefix(torch.empty(1, spec.channels, spec.size, spec.size))
+    except Exception as error:
+        if isinstance(error, NotImplementedError) or isinstance(error.__cause__, NotImplementedError):
+            # Some models compute with values while they are made or run, where there are shapes only.
+            raise ModelError(f"backbone {name!r} cannot be outlined without weights: {reason_of(error)}") from error
+        raise
     return Outline(
         source,
         hub_file(source),

@@ -36,7 +36,7 @@ def export(
     from common.errors import DeltaMaskError
     from common.methods import METHODS
     from common.models.heads import Head
-    from deltamask_server.tools.finetuned import Place, write_finetuned
+    from deltamask_server.tools.finetuned import Place, needed, write_finetuned
 
     source = run / "model.safetensors"
     try:
@@ -55,6 +55,7 @@ def export(
             "backbone": about["backbone"],
             "image_size": config["image-size"],
             "masked_blocks": config["masked-blocks"],
+            "weights": config["weights"],
             "digest": about["backbone_digest"],
             "classes": tuple(json.loads(about.get("classes", "[]"))),
         }
@@ -68,4 +69,4 @@ def export(
         fail(f"{source}: cannot be exported: {type(error).__name__}: {error}", 1)
     except (OSError, SafetensorError) as error:  # what safetensors makes of a full disk, or of a missing folder
         fail(f"{target}: cannot be written ({error})", 2)
-    typer.echo(f"{target}: {target.stat().st_size:,} bytes, {what} of {count:,} masked weights")
+    typer.echo(f"{target}: {target.stat().st_size:,} bytes, {what} of {count:,} masked weights; {needed(place)}")

@@ -17,8 +17,13 @@ def predict(
     model: Annotated[Path, typer.Argument(help="What `deltamask export` wrote.", show_default=False)],
     images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
     weights: Annotated[
-        str, typer.Option(help="Where the frozen weights are, as in the run config: default, or a .safetensors file.")
-    ] = "default",
+        str | None,
+        typer.Option(
+            help="Where the frozen weights are, as in the run config: default, random:SEED, or a file. Default: where "
+            "the run had them; only a file must be named.",
+            show_default=False,
+        ),
+    ] = None,
     pixel_range: Annotated[
         str,
         typer.Option(
