@@ -57,7 +57,7 @@ _RAW_SUFFIXES = (".nef", ".nrw", ".arw", ".sr2", ".srf", ".dng", ".cr2", ".pef",
 """Their files begin as a TIFF does, and what a reader of TIFF finds in them is a thumbnail."""
 _IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx"),
     *(".dcm", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".svg"),
 )
 
@@ -102,7 +102,7 @@ def _is_read(head: bytes) -> bool:
         return True
     if head[:2] == b"BM":
         return int.from_bytes(head[14:18], "little") in _BITMAP_HEADERS
-    if head[:1] == b"P" and head[1:2] in b"123456":
+    if head[:1] == b"P" and head[1:2] in b"123456f":  # f: floating-point grey
         return head[2:3] in (b" ", b"\t", b"\r", b"\n")
     return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
