@@ -77,14 +77,16 @@ def attack(config: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
         {"partition-id": k, "num-partitions": CLIENTS, "noise-seed": seed, "cache-dir": str(cache)}
         for k in range(CLIENTS)
     ]
-    last: dict[int, Message] = {}
+    last: dict[int, bytes] = {}  # payloads: of replies that were read nothing is kept
 
     def listening(number: int, node: Node) -> Node:
         def answer(message: Message) -> list[Message]:
             replies = node(message)
             if message.metadata.message_type == "train":
                 order = message.content.config_records["round"]
-                last[number] = replies[0]
+                payload = replies[0].content.config_records["parts"]["payload"]
+                assert isinstance(payload, bytes)
+                last[number] = payload
                 slots[number] = int(order["slot"])  # type: ignore[call-overload]
             return replies
 
@@ -99,8 +101,7 @@ def attack(config: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     for node, site in sites:
         held = ThetaStore(node.cache_path, node.partition_id, RUN_ID).load()
         assert held is not None
-        payload = last[node.partition_id].content.config_records["parts"]["payload"]
-        assert isinstance(payload, bytes)
+        payload = last[node.partition_id]
         seen = held.version.theta / ONE + _change(run, held, site, payload, slots[node.partition_id]) / ONE
         models = {
             "head alone": np.ones(len(held.version.theta), np.float32),
