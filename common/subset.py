@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ def share_code(share: float) -> int:
     return max(1, round(share * ONE))
 
 
+@functools.lru_cache(maxsize=1)  # both ends of a round ask for it several times
 def subset(d: int, code: int, seed: int, server_round: int) -> NDArray[np.int64]:
     """Each position with a probability of ``code / 65536``, ascending; at least one.
 
@@ -29,4 +32,6 @@ def subset(d: int, code: int, seed: int, server_round: int) -> NDArray[np.int64]
         Of the run; the round.
     """
     drawn = uniforms(stream_key(seed, server_round, SERVER_CLIENT, "subset"), d)
-    return np.flatnonzero(drawn <= max(drawn.min(), code - 1))
+    found = np.flatnonzero(drawn <= max(drawn.min(), code - 1))
+    found.flags.writeable = False  # it is shared
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from common.data.dicom import is_dicom
+from common.data.png import PNG
+from common.data.tiff import is_tiff
 
 __all__ = ["ARCHIVE", "EMPTY", "HEAD_BYTES", "MISNAMED", "NO_IMAGE", "OTHER_FORMAT", "UNREAD", "unread_kind"]
 
@@ -17,8 +19,8 @@ UNREAD = (
 )
 """What files may be that are not read."""
 
-_READ = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""JPEG, PNG, GIF, and TIFF with 32 and 64 bits; those of `common.data.decode`. What more it reads is told below."""
+_READ = (b"\xff\xd8\xff", PNG, b"GIF87a", b"GIF89a")
+"""JPEG, PNG and GIF, of those of `common.data.decode`. What more it reads is told below."""
 _BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 """Sizes of the second header of a BMP: two letters alone are too few to go by."""
 _STARTS = (
@@ -98,7 +100,7 @@ def unread_kind(head: bytes, name: str) -> str:
 
 
 def _is_read(head: bytes) -> bool:
-    if head.startswith(_READ) or is_dicom(head):
+    if head.startswith(_READ) or is_tiff(head) or is_dicom(head):
         return True
     if head[:2] == b"BM":
         return int.from_bytes(head[14:18], "little") in _BITMAP_HEADERS

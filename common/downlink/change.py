@@ -27,7 +27,6 @@ k      how remote each of them is, a byte each (`common.codecs.nearest`), by slo
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -37,9 +36,10 @@ from common.aggregation.base import Change
 from common.aggregation.flips import moved
 from common.codecs.exact import Exact
 from common.codecs.nearest import MOST_REMOTE, Nearest, remoteness
+from common.downlink.tables import LONG, MOST_VALUES, Reader, deflated
 from common.downlink.version import CHANGE, pack_step
 from common.entropy import decode_symbols, encode_symbols
-from common.errors import BadGeometry, ImplausibleDelta, TruncatedPayload
+from common.errors import BadGeometry, ImplausibleDelta
 from common.theta import ONE, Version
 from common.uniforms import stream_key
 
@@ -47,12 +47,11 @@ __all__ = ["pack_change", "unpack_change"]
 
 _MAX_SLOTS = 1024
 """Every receiver draws a mask for each client: this bounds the work that a message can ask for."""
-_MOST_WAYS = 4096
 _LEVELS = 9
 _FURTHEST = 128 * ONE
 """A flip counts as much as the largest gain, 64; what mistakes are corrected by comes on top."""
 _FRONT = struct.Struct("<IH")
-_SHORT, _LONG = struct.Struct("<H"), struct.Struct("<I")
+_SHORT = struct.Struct("<H")
 
 
 def pack_change(
@@ -101,7 +100,7 @@ def pack_change(
     sign = np.where(nearest.below[positions], -1, 1)
     shares = _shares(moves * sign, place, len(listed))
     ways, symbols = np.unique(moves - sign * shares[place], return_inverse=True)
-    if len(ways) > _MOST_WAYS:
+    if len(ways) > MOST_VALUES:
         return None
     code = Exact().encode_positions(positions, nearest.state(segments))
     body = [
@@ -109,10 +108,10 @@ def pack_change(
         np.packbits(taking_part).tobytes(),
         bytes(remote),
         _SHORT.pack(change.clip),
-        _deflated(common) if common.any() else _LONG.pack(0),
-        _deflated(shares),
-        _LONG.pack(len(positions)) + _LONG.pack(len(code)) + code,
-        _deflated(np.diff(ways, prepend=np.int64(0)).astype(np.int64)),
+        deflated(common) if common.any() else LONG.pack(0),
+        deflated(shares),
+        LONG.pack(len(positions)) + LONG.pack(len(code)) + code,
+        deflated(np.diff(ways, prepend=np.int64(0)).astype(np.int64)),
     ]
     if len(ways) > 1:
         body.append(encode_symbols(symbols.astype(np.uint16), _levels(nearest, positions), len(ways), _LEVELS))
@@ -121,7 +120,7 @@ def pack_change(
 
 def unpack_change(body: bytes, before: NDArray[np.uint16], seed: int, segments: Sequence[int]) -> NDArray[np.uint16]:
     """Read what `pack_change` wrote, from the theta before; raises PayloadError."""
-    reader = _Reader(body)
+    reader = Reader(body)
     server_round, count = _FRONT.unpack(reader.take(_FRONT.size))
     if not 0 < count <= _MAX_SLOTS:
         raise BadGeometry(f"{count} slots; 1 to {_MAX_SLOTS} can be")
@@ -142,7 +141,7 @@ def unpack_change(body: bytes, before: NDArray[np.uint16], seed: int, segments: 
     place = np.searchsorted(listed, nearest.slots[positions])
     moves = np.where(nearest.below[positions], -1, 1) * shares[place]
     ways = np.cumsum(reader.inflated(None))
-    if (n > 0) != (len(ways) > 0) or len(ways) > _MOST_WAYS:
+    if (n > 0) != (len(ways) > 0) or len(ways) > MOST_VALUES:
         raise ImplausibleDelta(f"{len(ways)} ways to move for {n} positions")
     if len(ways) == 1:
         moves += ways[0]
@@ -185,47 +184,5 @@ def _levels(nearest: Nearest, positions: NDArray[np.intp]) -> NDArray[np.uint16]
     return levels
 
 
-def _deflated(values: NDArray[np.int64]) -> bytes:
-    packed = zlib.compress(values.astype("<i4").tobytes(), 9)
-    return _LONG.pack(len(packed)) + packed
-
-
 def _streams(seed: int, server_round: int, slots: Sequence[int], remote: Sequence[int]) -> dict[int, tuple[int, int]]:
     return {slot: (stream_key(seed, server_round, slot), c) for slot, c in zip(slots, remote, strict=True)}
-
-
-class _Reader:
-    """Takes fields off the front of a body."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body, self._at = body, 0
-
-    def take(self, size: int) -> bytes:
-        if self._at + size > len(self._body):
-            raise TruncatedPayload(f"{len(self._body) - self._at} bytes left of a change; {size} expected")
-        self._at += size
-        return self._body[self._at - size : self._at]
-
-    def number(self, most: int = 2**32) -> int:
-        value = int.from_bytes(self.take(4), "little")
-        if value > most:
-            raise BadGeometry(f"{value}; at most {most}")
-        return value
-
-    def rest(self) -> bytes:
-        return self.take(len(self._body) - self._at)
-
-    def inflated(self, count: int | None, required: bool = True) -> NDArray[np.int64]:
-        """So many numbers; None: at most `_MOST_WAYS`."""
-        size, most = self.number(), _MOST_WAYS if count is None else count
-        if size == 0 and count is not None and not required:
-            return np.zeros(count, np.int64)
-        try:
-            inflater = zlib.decompressobj()
-            raw = inflater.decompress(self.take(size), 4 * most + 1)
-        except zlib.error as error:
-            raise BadGeometry(f"a table cannot be inflated: {error}") from error
-        wrong = len(raw) % 4 or len(raw) > 4 * most if count is None else len(raw) != 4 * count
-        if wrong or not inflater.eof or inflater.unused_data:
-            raise BadGeometry(f"a table of {len(raw)} bytes; {4 * most} expected")
-        return np.frombuffer(raw, "<i4").astype(np.int64)

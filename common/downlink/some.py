@@ -16,23 +16,22 @@ bytes  what
 from __future__ import annotations
 
 import struct
-import zlib
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.aggregation.base import Change
 from common.aggregation.flips import moved
+from common.downlink.tables import MOST_VALUES, Reader, deflated
 from common.downlink.version import SOME, pack_step
 from common.entropy import decode_symbols, encode_symbols
-from common.errors import BadGeometry, TruncatedPayload
+from common.errors import BadGeometry
 from common.subset import subset
 from common.theta import ONE, Version
 
 __all__ = ["pack_some", "unpack_some"]
 
-_FRONT = struct.Struct("<IHHI")
-_MOST_VALUES = 4096
+_FRONT = struct.Struct("<IHH")
 
 
 def pack_some(
@@ -57,10 +56,9 @@ def pack_some(
     """
     values = change.values[subset(len(before.theta), code, seed, server_round)]
     listed, symbols = np.unique(values, return_inverse=True)
-    if len(listed) > _MOST_VALUES:
+    if len(listed) > MOST_VALUES:
         return None
-    packed = zlib.compress(np.diff(listed, prepend=np.int32(0)).astype("<i4").tobytes(), 9)
-    body = _FRONT.pack(server_round, code - 1, change.clip, len(packed)) + packed
+    body = _FRONT.pack(server_round, code - 1, change.clip) + deflated(np.diff(listed, prepend=np.int32(0)))
     if len(listed) > 1:
         body += encode_symbols(symbols.astype(np.uint16), np.zeros(len(symbols), np.uint16), len(listed), 1)
     return pack_step(SOME, version, before, body)
@@ -68,15 +66,11 @@ def pack_some(
 
 def unpack_some(body: bytes, before: NDArray[np.uint16], seed: int) -> NDArray[np.uint16]:
     """Read what `pack_some` wrote, from the theta before; raises PayloadError."""
-    if len(body) < _FRONT.size:
-        raise TruncatedPayload(f"{len(body)} bytes of a change; its front has {_FRONT.size}")
-    server_round, code, clip, size = _FRONT.unpack_from(body)
-    packed, rest = body[_FRONT.size : _FRONT.size + size], body[_FRONT.size + size :]
-    if len(packed) != size:
-        raise TruncatedPayload(f"{len(packed)} bytes of values; {size} expected")
+    reader = Reader(body)
+    server_round, code, clip = _FRONT.unpack(reader.take(_FRONT.size))
     if not 0 < clip < ONE // 2:
         raise BadGeometry(f"theta clipped at {clip} / {ONE}")
-    listed = np.cumsum(_inflated(packed))
+    listed, rest = np.cumsum(reader.inflated(None)), reader.rest()
     if not len(listed) or (np.abs(listed) > ONE).any() or (np.diff(listed) <= 0).any():
         raise BadGeometry(f"{len(listed)} values, which are not ascending within 1")
     at = subset(len(before), code + 1, seed, server_round)
@@ -89,14 +83,3 @@ def unpack_some(body: bytes, before: NDArray[np.uint16], seed: int) -> NDArray[n
     change = np.zeros(len(before), np.int32)
     change[at] = listed[symbols]
     return moved(before, change, clip)
-
-
-def _inflated(packed: bytes) -> NDArray[np.int64]:
-    try:
-        inflater = zlib.decompressobj()
-        raw = inflater.decompress(packed, 4 * _MOST_VALUES + 1)
-    except zlib.error as error:
-        raise BadGeometry(f"the values cannot be inflated: {error}") from error
-    if len(raw) % 4 or len(raw) > 4 * _MOST_VALUES or not inflater.eof or inflater.unused_data:
-        raise BadGeometry(f"values of {len(raw)} bytes")
-    return np.frombuffer(raw, "<i4").astype(np.int64)

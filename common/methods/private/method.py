@@ -14,6 +14,7 @@ from common.data.config import DataSection
 from common.errors import ConfigError
 from common.methods.base import Method
 from common.methods.deltamask.config import ThetaSection
+from common.methods.deltamask.method import DeltaMask
 from common.methods.private.config import PrivacySection
 from common.methods.private.response import RESPONSES, unpack_responses
 from common.models.heads.config import HeadSection
@@ -32,12 +33,8 @@ class Private(Method):
     title: ClassVar[str] = "Private DeltaMask"
     summary: ClassVar[str] = "probabilistic masks by randomised response: local differential privacy of each image"
     sections: ClassVar[tuple[type[Section], ...]] = (ThetaSection, PrivacySection)
-    forms: ClassVar[Mapping[str, str]] = {
-        "mean": "mean mask",
-        "sample": "sampled mask",
-        "threshold": "thresholded mask",
-    }
-    exports: ClassVar[tuple[str, ...]] = ("mean", "mask")
+    forms: ClassVar[Mapping[str, str]] = DeltaMask.forms
+    exports: ClassVar[tuple[str, ...]] = DeltaMask.exports
     fits_head: ClassVar[bool] = True
 
     def check(self, run: Sections) -> None:
